@@ -1,0 +1,1 @@
+"""Parts of the embedded stack; the public face is ``processors_v2.local``."""

@@ -1,0 +1,44 @@
+"""Supabase clients that talk to a bare PostgREST."""
+
+from typing import Any
+
+import httpx
+import supabase
+
+
+_PREFIX = b"/rest/v1"
+# As long as supabase-py itself waits by default.
+_TIMEOUT_SECONDS = 120.0
+
+
+def _strip(request: httpx.Request) -> None:
+    """Take away the path prefix that only the gateway of a Supabase project knows."""
+    path = request.url.raw_path
+    if path.startswith(_PREFIX):
+        request.url = request.url.copy_with(raw_path=path[len(_PREFIX) :] or b"/")
+
+
+class _Transport(httpx.HTTPTransport):
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        _strip(request)
+        return super().handle_request(request)
+
+
+class _AsyncTransport(httpx.AsyncHTTPTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        _strip(request)
+        return await super().handle_async_request(request)
+
+
+def connect(url: str, key: str) -> tuple[supabase.Client, httpx.Client]:
+    """Make a client, and give the connection pool under it, which the caller closes."""
+    pool = httpx.Client(transport=_Transport(), timeout=_TIMEOUT_SECONDS)
+    return supabase.create_client(url, key, options=supabase.ClientOptions(httpx_client=pool)), pool
+
+
+async def connect_async(url: str, key: str) -> supabase.AsyncClient:
+    """Make an async client. Its connections close after each call: nobody can close a pool of an event loop that ended."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    pool = httpx.AsyncClient(transport=_AsyncTransport(limits=limits), timeout=_TIMEOUT_SECONDS)
+    options: Any = supabase.AsyncClientOptions(httpx_client=pool)
+    return await supabase.acreate_client(url, key, options=options)
