@@ -1,0 +1,323 @@
+-- Per-stage document tracking: the rules that all other files lean on. Private helpers, by their leading
+-- underscore.
+--
+--   _raise            every error of ours: SQLSTATE, a word for machines in DETAIL, a remedy in HINT
+--   _iso, _time_or_null        timestamps as text in the column, and back
+--   _stage_state      which of the five states a stored value means, however odd the value is
+--   _repaired_stage, _repaired, _is_sound     odd values turned into the seven keys, nothing lost
+--   _hold, _write     locks the document and returns its stage_status; writes it
+--   _checked_metadata, _without_disk_wait
+--
+-- Errors. PT404 (HTTP 404) unknown document; PT409 (409) conflict or lost lease; 22023 (400) bad argument. Never 40001:
+-- PostgREST before 16 repeats such a call without end; never P0002, which becomes HTTP 500.
+-- DETAIL is JSON: {"error": "<word>", ...}; the words are unknown_document, unknown_stage, stage_disabled, conflict,
+-- lease_lost, invalid_document_id, invalid_progress, invalid_metadata, invalid_lease, invalid_runs.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+
+create or replace function krai_core._raise(p_code text, p_error text, p_message text, p_detail jsonb, p_hint text)
+returns void
+language plpgsql immutable
+set search_path = ''
+as $$
+begin
+    raise exception using
+        errcode = p_code,
+        message = p_message,
+        detail = (jsonb_build_object('error', p_error) || p_detail)::text,
+        hint = p_hint;
+end;
+$$;
+comment on function krai_core._raise(text, text, text, jsonb, text) is
+'Raises an error of the tracker: SQLSTATE, the machine word for DETAIL, message, further keys of DETAIL, remedy.';
+
+create or replace function krai_core._iso(p_time timestamptz) returns text
+language sql immutable parallel safe
+set search_path = ''
+as $$
+    select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+$$;
+comment on function krai_core._iso(timestamptz) is 'ISO 8601 in UTC with microseconds and Z.';
+
+-- A text that is no time must not break a view or a write, hence the exception block; callers keep it off hot paths.
+create or replace function krai_core._time_or_null(p_text text) returns timestamptz
+language plpgsql stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+declare
+    v_time timestamptz;
+begin
+    v_time := p_text::timestamptz;
+    return case when isfinite(v_time) then v_time end;
+exception when data_exception then
+    return null;
+end;
+$$;
+comment on function krai_core._time_or_null(text) is 'The time that a text means, UTC where it names no zone; null where it means none.';
+
+-- vw_document_stages holds the same expression inline, for speed; a test compares the two on every odd value.
+create or replace function krai_core._stage_state(p_stage jsonb) returns text
+language sql immutable parallel safe
+set search_path = ''
+as $$
+    select case
+        when p_stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then p_stage ->> 'status'
+        when p_stage = '"completed"' then 'completed'
+        else 'pending'
+    end
+$$;
+comment on function krai_core._stage_state(jsonb) is
+'The state that a stored stage means: its status if that is one of the five; the plain string "completed" means completed; all else, and a missing key, means pending.';
+
+create or replace function krai_core._repaired_stage(p_stage jsonb) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_state text := krai_core._stage_state(p_stage);
+    v_stage jsonb := krai_core._pending_stage();
+    v_odd boolean := false;
+    v_key text;
+    v_value jsonb;
+    v_time timestamptz;
+begin
+    if v_state = 'completed' then
+        v_stage := v_stage || '{"status": "completed", "progress": 100}';
+    end if;
+    if p_stage is null or p_stage = 'null' then
+        return v_stage;
+    elsif jsonb_typeof(p_stage) <> 'object' then
+        return v_stage || jsonb_build_object('metadata', jsonb_build_object('v1', p_stage));
+    elsif p_stage ->> 'status' is distinct from v_state and p_stage -> 'status' <> 'null' then
+        -- A status of another system: nobody owns such a run, and its times belong to a run that we do not know.
+        v_odd := true;
+        v_stage := v_stage || (p_stage - array['status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata']);
+    else
+        v_stage := v_stage || p_stage || jsonb_build_object('status', v_state);
+        foreach v_key in array array['started_at', 'completed_at'] loop
+            v_value := v_stage -> v_key;
+            v_time := case when jsonb_typeof(v_value) = 'string' then krai_core._time_or_null(v_value #>> '{}') end;
+            v_odd := v_odd or (v_time is null and v_value <> 'null');
+            v_stage := v_stage || jsonb_build_object(v_key, krai_core._iso(v_time));
+        end loop;
+        v_value := v_stage -> 'duration_seconds';
+        if v_value <> 'null' and not (jsonb_typeof(v_value) = 'number' and v_value >= '0') then
+            v_odd := true;
+            v_stage := v_stage || '{"duration_seconds": null}';
+        end if;
+        v_value := v_stage -> 'progress';
+        if not (jsonb_typeof(v_value) = 'number' and v_value >= '0' and v_value <= '100') then
+            v_odd := v_odd or v_value <> 'null';
+            v_stage := v_stage || jsonb_build_object('progress', case v_state when 'completed' then 100 else 0 end);
+        end if;
+        if jsonb_typeof(v_stage -> 'error') not in ('string', 'null') then
+            v_stage := v_stage || jsonb_build_object('error', v_stage ->> 'error');
+        end if;
+    end if;
+    v_value := p_stage -> 'metadata';
+    if jsonb_typeof(v_value) = 'object' then
+        v_stage := v_stage || jsonb_build_object('metadata', v_value);
+    else
+        v_odd := v_odd or v_value <> 'null';
+        v_stage := v_stage || '{"metadata": {}}';
+    end if;
+    if v_odd and not v_stage -> 'metadata' ? 'v1' then
+        v_stage := jsonb_set(v_stage, '{metadata,v1}', p_stage);
+    end if;
+    return v_stage;
+end;
+$$;
+comment on function krai_core._repaired_stage(jsonb) is
+'A stored stage in the shape of the seven keys. Sound values come back as they are; where something had no place in the shape, the original is kept in metadata.v1.';
+
+create or replace function krai_core._repaired(p_stage_status jsonb) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_root jsonb := case when jsonb_typeof(p_stage_status) = 'object' then p_stage_status else '{}' end;
+    v_stages jsonb;
+    v_first text;
+begin
+    select coalesce(jsonb_object_agg(s.name, krai_core._repaired_stage(v_root -> s.name)), '{}'),
+           (array_agg(s.name order by s.position))[1]
+    into v_stages, v_first
+    from krai_core.stages s
+    where s.enabled or v_root ? s.name;
+    if jsonb_typeof(p_stage_status) not in ('object', 'null') and v_first is not null then
+        v_stages := jsonb_set(v_stages, array[v_first, 'metadata', 'v1'], p_stage_status);
+    end if;
+    return v_root || v_stages;
+end;
+$$;
+comment on function krai_core._repaired(jsonb) is
+'stage_status with every enabled stage in the shape of the seven keys; unknown keys stay; a root that is no object is kept in metadata.v1 of the first stage.';
+
+-- Ten times cheaper than to repair and compare; a test holds it against _repaired on generated values.
+create or replace function krai_core._is_sound(p_stage_status jsonb) returns boolean
+language sql stable
+set search_path = ''
+as $$
+    select coalesce(jsonb_typeof(p_stage_status) = 'object'
+        and p_stage_status ?& array(select s.name from krai_core.stages s where s.enabled)
+        and not jsonb_path_exists(p_stage_status, '$.* ? (
+            @.type() != "object"
+            || !exists(@.status ? (@ == "pending" || @ == "processing" || @ == "completed" || @ == "failed" || @ == "skipped"))
+            || !exists(@.metadata ? (@.type() == "object"))
+            || !exists(@.progress ? (@ >= 0 && @ <= 100))
+            || !exists(@.duration_seconds ? (@ == null || @ >= 0))
+            || !exists(@.error ? (@ == null || @.type() == "string"))
+            || !exists(@.started_at ? (@ == null || @ like_regex "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z$"))
+            || !exists(@.completed_at ? (@ == null || @ like_regex "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z$")))'), false)
+$$;
+comment on function krai_core._is_sound(jsonb) is
+'True when every enabled stage is there and every stage has the seven keys in their types: then _repaired has nothing to do.';
+
+create or replace function krai_core._checked_metadata(p_metadata jsonb) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    if jsonb_typeof(p_metadata) not in ('object', 'null') then
+        perform krai_core._raise('22023', 'invalid_metadata',
+            format('metadata must be a JSON object, not %s: %s', jsonb_typeof(p_metadata), left(p_metadata::text, 200)),
+            jsonb_build_object('type', jsonb_typeof(p_metadata)), 'Pass an object such as {"pages_processed": 2000}.');
+    end if;
+    return case when jsonb_typeof(p_metadata) = 'object' then p_metadata else '{}' end;
+end;
+$$;
+comment on function krai_core._checked_metadata(jsonb) is
+'The metadata to merge; null means none. Raises 22023 invalid_metadata for anything that is no JSON object.';
+
+create or replace function krai_core._stage_named(p_stage_name text) returns krai_core.stages
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_stage krai_core.stages;
+begin
+    select * into v_stage from krai_core.stages s where s.name = p_stage_name;
+    if not found then
+        perform krai_core._raise('22023', 'unknown_stage', format('unknown stage %s', coalesce(quote_literal(p_stage_name), 'null')),
+            jsonb_build_object('stage', p_stage_name),
+            'Stages are: ' || (select string_agg(s.name, ', ' order by s.position) from krai_core.stages s) || '.');
+    end if;
+    return v_stage;
+end;
+$$;
+comment on function krai_core._stage_named(text) is 'The row of krai_core.stages; raises 22023 unknown_stage.';
+
+create or replace function krai_core._raise_unknown_document(p_document_id uuid) returns void
+language plpgsql immutable
+set search_path = ''
+as $$
+begin
+    if p_document_id is null then
+        perform krai_core._raise('22023', 'invalid_document_id', 'the document id is null', '{}', 'Pass the id of a row of krai_core.documents.');
+    end if;
+    perform krai_core._raise('PT404', 'unknown_document', format('there is no document %s', p_document_id),
+        jsonb_build_object('document_id', p_document_id),
+        'Insert the row into krai_core.documents first; as a signed-in user, check that its policies let you see it.');
+end;
+$$;
+comment on function krai_core._raise_unknown_document(uuid) is 'Raises PT404 unknown_document, or 22023 invalid_document_id for null.';
+
+create or replace function krai_core._raise_conflict(p_call text, p_document_id uuid, p_stage_name text, p_status text, p_hint text)
+returns void
+language plpgsql immutable
+set search_path = ''
+as $$
+begin
+    perform krai_core._raise('PT409', 'conflict',
+        format('%s: stage %s of document %s is %s', p_call, p_stage_name, p_document_id, p_status),
+        jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name, 'status', p_status), p_hint);
+end;
+$$;
+comment on function krai_core._raise_conflict(text, uuid, text, text, text) is 'Raises PT409 conflict: the call does not fit the state of the stage.';
+
+-- The first thing every writer does. The row lock is what serialises all writers of a document; `no key update` because
+-- `for update` would collide with every open insert of a child row. What stage_runs says must be asked in a later
+-- statement: only that one sees what happened while this one waited.
+create or replace function krai_core._hold(p_document_id uuid, p_stage_name text) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_stage_status jsonb;
+begin
+    perform krai_core._stage_named(p_stage_name);
+    select d.stage_status into v_stage_status
+    from krai_core.documents d
+    where d.id = p_document_id
+    for no key update;
+    if not found then
+        perform krai_core._raise_unknown_document(p_document_id);
+    end if;
+    if v_stage_status -> p_stage_name ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+       and jsonb_typeof(v_stage_status -> p_stage_name -> 'metadata') = 'object'
+       and jsonb_typeof(v_stage_status -> p_stage_name -> 'progress') = 'number' then
+        return v_stage_status;
+    end if;
+    return jsonb_build_object(p_stage_name, krai_core._pending_stage()) || krai_core._repaired(v_stage_status);
+end;
+$$;
+comment on function krai_core._hold(uuid, text) is
+'Locks the document and returns its stage_status, in which the given stage is sound. Raises 22023 unknown_stage, PT404 unknown_document.';
+
+-- The one place from which functions write the truth. The setting tells the triggers that this is no direct edit; it is
+-- taken back at once, because the transaction may go on with edits of its own.
+create or replace function krai_core._write(p_document_id uuid, p_stage_status jsonb) returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    perform set_config('krai_core.writer', 'tracker', true);
+    update krai_core.documents d set stage_status = p_stage_status where d.id = p_document_id;
+    perform set_config('krai_core.writer', '', true);
+end;
+$$;
+comment on function krai_core._write(uuid, jsonb) is 'Writes stage_status of a document that the caller has locked.';
+
+-- Called where nothing is lost with the server's last half second: a progress value or a heartbeat. Only where the call
+-- is the whole transaction, which PostgREST tells by request.path: never for the commit of somebody else's work.
+create or replace function krai_core._without_disk_wait(p_function text) returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    if current_setting('request.path', true) = '/rpc/' || p_function then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+end;
+$$;
+comment on function krai_core._without_disk_wait(text) is
+'Lets the commit of an rpc of this name not wait for the disk; does nothing inside any other transaction.';
+
+do $$
+declare
+    v_function regprocedure;
+begin
+    -- Functions are executable by everybody unless revoked one by one.
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_raise', '_iso', '_time_or_null', '_stage_state', '_repaired_stage', '_repaired', '_is_sound', '_checked_metadata', '_stage_named',
+            '_raise_unknown_document', '_raise_conflict', '_hold', '_write', '_without_disk_wait'])
+    loop
+        execute format('revoke execute on function %s from public, anon, authenticated', v_function);
+        execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+    -- What the readers need that signed-in users may call.
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_raise', '_raise_unknown_document', '_stage_named', '_iso', '_time_or_null', '_stage_state', '_repaired_stage', '_pending_stage'])
+    loop
+        execute format('grant execute on function %s to authenticated', v_function);
+    end loop;
+end $$;
+
+commit;

@@ -1,0 +1,387 @@
+-- Per-stage document tracking: the functions that write.
+--
+--   start_stage, update_stage_progress, complete_stage, fail_stage, skip_stage    what a processor calls
+--   retry_stage, reset_stage                                                      what a person calls
+--   heartbeat                                                                     keeps the leases of a worker
+--   _open_run, _close_stage, _held_run, _keep_last_run                            what they share
+--
+-- Which call does what in which state (the rule itself is in the functions; tests hold every cell of it):
+--
+--   call \ state  pending      processing                        completed           failed           skipped
+--   start         processing   false while another run lives,    processing          processing       processing
+--                              taken over when its lease is over
+--   progress      conflict     stored                            conflict            conflict         conflict
+--   complete      completed    completed                         metadata merged     completed        conflict
+--   fail          failed       failed                            false, no change    new error        false, no change
+--   skip          skipped      skipped                           false, no change    skipped          true, no change
+--   retry         true         conflict                          conflict            pending          conflict
+--   reset         true         conflict unless forced            pending             pending          pending
+--
+-- The claim id is the credential: a uuid that the client makes for each run. With it a call acts only on the run that
+-- carries it, and a repeated call answers as the first time; once that run was closed by anybody else the answer is
+-- PT409 lease_lost. Without it a call acts on the run at hand, and start gives it a lease of an hour or more, because
+-- processors that know no claim ids send no heartbeats.
+--
+-- Every writer locks the document first (_hold) and asks stage_runs in a later statement: a claim id that was tested in
+-- the statement that waited for the lock would be tested on what was true before the wait. Metadata is merged, never
+-- replaced; a null argument never erases anything.
+--
+-- Lock order: documents rows in id order, then stage_runs rows. heartbeat locks stage_runs alone and skips what is locked.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+
+-- Beside an older signature ours would make calls ambiguous, so whatever else bears one of the eight names goes in the
+-- same transaction that brings ours.
+do $$
+declare
+    v_old regprocedure;
+begin
+    for v_old in
+        select p.oid
+        from pg_catalog.pg_proc p
+        left join (values
+            ('start_stage', 'uuid, text, uuid, text, numeric', 'boolean'),
+            ('update_stage_progress', 'uuid, text, numeric, jsonb, uuid', 'boolean'),
+            ('complete_stage', 'uuid, text, jsonb, uuid', 'boolean'),
+            ('fail_stage', 'uuid, text, text, jsonb, uuid', 'boolean'),
+            ('skip_stage', 'uuid, text, text, uuid', 'boolean'),
+            ('get_document_progress', 'uuid', 'numeric'),
+            ('get_current_stage', 'uuid', 'text'),
+            ('can_start_stage', 'uuid, text', 'boolean')
+        ) as ours (name, arguments, result)
+            on ours.name = p.proname
+            and ours.arguments = pg_catalog.oidvectortypes(p.proargtypes)
+            and ours.result = pg_catalog.format_type(p.prorettype, null)
+        where p.pronamespace = 'krai_core'::regnamespace
+          and p.proname in ('start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage',
+                            'get_document_progress', 'get_current_stage', 'can_start_stage')
+          and ours.name is null
+    loop
+        execute format('drop function %s', v_old);
+    end loop;
+exception when dependent_objects_still_exist then
+    raise exception 'the old function % cannot be replaced: %', v_old, sqlerrm
+        using errcode = '2BP01',
+              hint = 'Something of yours uses it. Drop that, run the migration again, then create it anew.';
+end $$;
+
+create or replace function krai_core._held_run(p_call text, p_document_id uuid, p_stage_name text, p_claim_id uuid)
+returns krai_core.stage_runs
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_run krai_core.stage_runs;
+begin
+    if p_claim_id is null then
+        select * into v_run from krai_core.stage_runs r
+        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'running';
+        return v_run;
+    end if;
+    select * into v_run from krai_core.stage_runs r
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
+    if v_run.id is null or (v_run.status <> 'running' and not v_run.closed_by_holder) then
+        perform krai_core._raise('PT409', 'lease_lost',
+            format('%s: this run of stage %s of document %s is over: %s', p_call, p_stage_name, p_document_id, case
+                when v_run.id is null then 'no run carries its claim id'
+                when v_run.status = 'lost' then 'its lease ended and another took the stage over'
+                else 'it was closed by somebody else as ' || v_run.status end),
+            jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name, 'run', v_run.status),
+            'Stop this work and write nothing more for it; claim or start the stage again if it is still to be done.');
+    end if;
+    return v_run;
+end;
+$$;
+comment on function krai_core._held_run(text, uuid, text, uuid) is
+'The run that a call acts on. Without claim id: the running one, or a row of nulls. With it: the run that carries it, running or closed by its own holder; anything else raises PT409 lease_lost.';
+
+create or replace function krai_core._keep_last_run(p_document_id uuid, p_stage_name text, p_stage jsonb, p_actor text default null, p_reset boolean default false)
+returns integer
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_last krai_core.stage_runs;
+    v_status text := p_stage ->> 'status';
+    v_started_at timestamptz;
+begin
+    select * into v_last from krai_core.stage_runs r
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status <> 'ready'
+    order by r.id desc limit 1;
+    if v_last.id is null and v_status <> 'pending' then
+        -- A run from before there was a history: what the column still knows of it becomes its row.
+        v_started_at := krai_core._time_or_null(p_stage ->> 'started_at');
+        insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, error)
+        values (p_document_id, p_stage_name, case v_status when 'processing' then 'lost' else v_status end, v_started_at,
+                coalesce(krai_core._time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()), p_stage ->> 'error')
+        returning * into v_last;
+    end if;
+    if v_last.id is null then
+        return 1;
+    end if;
+    if v_status <> 'pending' or p_reset then
+        update krai_core.stage_runs r
+        set progress = case when v_status = 'pending' then r.progress else (p_stage ->> 'progress')::numeric end,
+            metadata = case when v_status = 'pending' then r.metadata else p_stage -> 'metadata' end,
+            reset_at = case when p_reset then clock_timestamp() else r.reset_at end,
+            actor = case when p_reset then p_actor else r.actor end
+        where r.id = v_last.id;
+    end if;
+    return case
+        when p_reset or v_last.reset_at is not null or v_last.status in ('completed', 'skipped', 'cancelled') then 1
+        when v_last.status = 'released' then v_last.attempt
+        else v_last.attempt + 1
+    end;
+end;
+$$;
+comment on function krai_core._keep_last_run(uuid, text, jsonb, text, boolean) is
+'Before a stage is started anew, retried or reset: keeps progress and metadata of what is in the column with the last run, and returns the number of the next attempt.';
+
+create or replace function krai_core._open_run(p_document_id uuid, p_stage_name text, p_attempt integer, p_claim_id uuid, p_worker text, p_lease_seconds numeric, p_now timestamptz)
+returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    -- A ready run becomes the running one, so that its priority and its wait stay with it.
+    update krai_core.stage_runs r
+    set status = 'running', attempt = p_attempt, claim_id = p_claim_id, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
+        lease_seconds = p_lease_seconds, lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
+    if not found then
+        insert into krai_core.stage_runs
+            (document_id, stage_name, status, attempt, claim_id, worker, started_at, heartbeat_at, lease_seconds, lease_expires_at)
+        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_worker, p_now, p_now, p_lease_seconds,
+                p_now + make_interval(secs => p_lease_seconds::double precision));
+    end if;
+end;
+$$;
+comment on function krai_core._open_run(uuid, text, integer, uuid, text, numeric, timestamptz) is 'Makes the one open run of a stage a running one.';
+
+create or replace function krai_core.start_stage(
+    p_document_id uuid,
+    p_stage_name text,
+    p_claim_id uuid default null,
+    p_worker text default null,
+    p_lease_seconds numeric default null
+) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_settings krai_core.stages := krai_core._stage_named(p_stage_name);
+    v_stage_status jsonb := krai_core._hold(p_document_id, p_stage_name);
+    v_stage jsonb := v_stage_status -> p_stage_name;
+    v_run krai_core.stage_runs;
+    v_attempt integer;
+    v_now timestamptz;
+begin
+    if p_lease_seconds <= 0 or p_lease_seconds > 604800 then
+        perform krai_core._raise('22023', 'invalid_lease', format('a lease of %s seconds is out of range', p_lease_seconds),
+            jsonb_build_object('lease_seconds', p_lease_seconds::text), 'Pass more than 0 and at most 604800 seconds (a week), or null for the stage''s own.');
+    end if;
+    if p_claim_id is not null then
+        perform from krai_core.stage_runs r
+        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
+        if found then
+            -- The repeat of a call that was answered before: true again, or lease_lost.
+            perform krai_core._held_run('start', p_document_id, p_stage_name, p_claim_id);
+            return true;
+        end if;
+    end if;
+    if not v_settings.enabled then
+        perform krai_core._raise('PT409', 'stage_disabled', format('start: stage %s is disabled', p_stage_name),
+            jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name), 'Leave the stage out, or enable it in krai_core.stages.');
+    end if;
+    v_now := clock_timestamp();
+    if v_stage ->> 'status' = 'processing' then
+        v_run := krai_core._held_run('start', p_document_id, p_stage_name, null);
+        if v_run.lease_expires_at > v_now
+           and (v_settings.timeout_seconds is null or v_run.started_at + make_interval(secs => v_settings.timeout_seconds) > v_now) then
+            return false;
+        end if;
+        update krai_core.stage_runs r
+        set status = 'lost', finished_at = v_now, error = 'the lease ended and another took the stage over'
+        where r.id = v_run.id;
+    end if;
+    v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, v_stage);
+    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name,
+        krai_core._pending_stage() || jsonb_build_object('status', 'processing', 'started_at', krai_core._iso(v_now))));
+    perform krai_core._open_run(p_document_id, p_stage_name, v_attempt, p_claim_id, left(p_worker, 200), coalesce(
+        p_lease_seconds, case when p_claim_id is null then greatest(v_settings.lease_seconds, 3600) else v_settings.lease_seconds end), v_now);
+    return true;
+end;
+$$;
+comment on function krai_core.start_stage(uuid, text, uuid, text, numeric) is
+'Starts a stage of a document: a new run, status processing.
+Prerequisites are not checked (see can_start_stage). Returns true when the caller holds the stage, false while another run of it lives. From pending, completed, failed and skipped a new run begins and clears what the last one left (kept in stage_runs); a run whose lease is over is taken over. p_claim_id: credential of the run, made by the client; a repeated start with it answers true again, and PT409 lease_lost once somebody else closed that run. p_lease_seconds: more than 0, at most 604800; null: that of the stage, and at least an hour without claim id. Raises PT404 unknown_document, 22023 unknown_stage or invalid_lease, PT409 stage_disabled.';
+
+create or replace function krai_core.update_stage_progress(
+    p_document_id uuid,
+    p_stage_name text,
+    p_progress numeric,
+    p_metadata jsonb default '{}',
+    p_claim_id uuid default null
+) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_metadata jsonb := krai_core._checked_metadata(p_metadata);
+    v_stage_status jsonb;
+    v_stage jsonb;
+    v_run krai_core.stage_runs;
+    v_now timestamptz;
+begin
+    -- NaN sorts above every number, so it fails here too.
+    if p_progress < 0 or p_progress > 100 then
+        perform krai_core._raise('22023', 'invalid_progress', format('progress %s is outside of 0 to 100 percent', p_progress),
+            jsonb_build_object('progress', p_progress::text), 'Pass percent: 45.5 means 45.5 %; fractions are not rescaled, 0.5 means half a percent.');
+    end if;
+    perform krai_core._without_disk_wait('update_stage_progress');
+    v_stage_status := krai_core._hold(p_document_id, p_stage_name);
+    v_stage := v_stage_status -> p_stage_name;
+    v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
+    if v_stage ->> 'status' <> 'processing' or v_run.status <> 'running' then
+        perform krai_core._raise_conflict('progress', p_document_id, p_stage_name, v_stage ->> 'status', 'Start the stage before reporting progress.');
+    end if;
+    v_now := clock_timestamp();
+    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
+        'progress', coalesce(trim_scale(p_progress), (v_stage ->> 'progress')::numeric), 'metadata', v_stage -> 'metadata' || v_metadata)));
+    -- Progress is a sign of life. A lease that was renewed a moment ago is left alone: half the writes of a busy loop.
+    update krai_core.stage_runs r
+    set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => r.lease_seconds::double precision)
+    where r.id = v_run.id
+      and r.lease_expires_at < v_now + make_interval(secs => r.lease_seconds::double precision * 0.95);
+    return true;
+end;
+$$;
+comment on function krai_core.update_stage_progress(uuid, text, numeric, jsonb, uuid) is
+'Stores the progress of a running stage and renews its lease.
+p_progress: percent, 0 to 100, never rescaled; null keeps the stored one. p_metadata is merged into the stored object. Returns true. Raises PT409 conflict unless the stage is processing, PT409 lease_lost when the run of p_claim_id is over, PT404 unknown_document, 22023 unknown_stage, invalid_progress or invalid_metadata. As an rpc of its own its commit does not wait for the disk.';
+
+create or replace function krai_core._close_stage(p_document_id uuid, p_stage_name text, p_to text, p_error text, p_metadata jsonb, p_claim_id uuid)
+returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_metadata jsonb := krai_core._checked_metadata(p_metadata);
+    v_stage_status jsonb := krai_core._hold(p_document_id, p_stage_name);
+    v_stage jsonb := v_stage_status -> p_stage_name;
+    v_from text := v_stage ->> 'status';
+    v_call text := case p_to when 'completed' then 'complete' when 'failed' then 'fail' else 'skip' end;
+    v_run krai_core.stage_runs := krai_core._held_run(v_call, p_document_id, p_stage_name, p_claim_id);
+    v_now timestamptz := clock_timestamp();
+    v_error text := case when length(p_error) > 4000 then left(p_error, 3980) || ' ... [cut at 4000]' else p_error end;
+    v_started_at timestamptz;
+    v_attempt integer := 1;
+begin
+    if p_claim_id is not null and v_run.status <> 'running' then
+        -- Closed before by this very holder: the repeat of the same call answers as the first time, another call is too late.
+        if v_run.status <> p_to then
+            perform krai_core._raise_conflict(v_call, p_document_id, p_stage_name, v_run.status || ' by this run already', 'A run ends once: start the stage again to change its outcome.');
+        end if;
+        return true;
+    elsif v_from = 'completed' and p_to <> 'completed' or v_from = 'skipped' and p_to = 'failed' then
+        return false;
+    elsif v_from = 'skipped' and p_to = 'completed' then
+        perform krai_core._raise_conflict(v_call, p_document_id, p_stage_name, v_from, 'Start the stage if it is to be run after all.');
+    elsif v_from = 'skipped' then
+        return true;
+    elsif v_from = p_to then
+        perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
+            'metadata', v_stage -> 'metadata' || v_metadata, 'error', v_error)));
+        update krai_core.stage_runs r
+        set error = left(p_error, 65536)
+        where p_error is not null and r.id = (
+            select max(last.id) from krai_core.stage_runs last
+            where last.document_id = p_document_id and last.stage_name = p_stage_name and last.status = p_to);
+        return true;
+    end if;
+    if v_from = 'processing' then
+        v_started_at := coalesce(v_run.started_at, krai_core._time_or_null(v_stage ->> 'started_at'));
+    end if;
+    if v_run.id is null then
+        v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, v_stage);
+    end if;
+    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
+        'status', p_to,
+        'started_at', krai_core._iso(v_started_at),
+        'completed_at', krai_core._iso(v_now),
+        'duration_seconds', case when p_to <> 'skipped' then trim_scale(round(extract(epoch from v_now - v_started_at), 6)) end,
+        'progress', case p_to when 'completed' then to_jsonb(100) else v_stage -> 'progress' end,
+        'error', v_error,
+        'metadata', v_stage -> 'metadata' || v_metadata)));
+    if v_run.id is not null then
+        update krai_core.stage_runs r
+        set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, error = left(p_error, 65536)
+        where r.id = v_run.id;
+    else
+        -- Work that was done outside and is only reported: a run without a beginning.
+        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, error)
+        values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, left(p_error, 65536));
+    end if;
+    return true;
+end;
+$$;
+comment on function krai_core._close_stage(uuid, text, text, text, jsonb, uuid) is
+'What complete_stage, fail_stage and skip_stage share: brings a stage to p_to (completed, failed or skipped) and closes its run.';
+
+create or replace function krai_core.complete_stage(
+    p_document_id uuid,
+    p_stage_name text,
+    p_metadata jsonb default '{}',
+    p_claim_id uuid default null
+) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    return krai_core._close_stage(p_document_id, p_stage_name, 'completed', null, p_metadata, p_claim_id);
+end;
+$$;
+comment on function krai_core.complete_stage(uuid, text, jsonb, uuid) is
+'Marks a stage as completed: progress 100, error cleared, metadata merged.
+Returns true. A stage that was not started becomes completed with started_at and duration_seconds null; a completed one stays, its metadata merged. With p_claim_id a repeated call answers true and changes nothing. duration_seconds: seconds since started_at. Raises PT409 conflict on a skipped stage, PT409 lease_lost when the run of p_claim_id is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
+
+create or replace function krai_core.fail_stage(
+    p_document_id uuid,
+    p_stage_name text,
+    p_error text,
+    p_metadata jsonb default '{}',
+    p_claim_id uuid default null
+) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    return krai_core._close_stage(p_document_id, p_stage_name, 'failed',
+        case when p_error ~ '\S' then p_error else 'failed without a message' end, p_metadata, p_claim_id);
+end;
+$$;
+comment on function krai_core.fail_stage(uuid, text, text, jsonb, uuid) is
+'Marks a stage as failed; completed_at is when it failed, progress and metadata stay.
+p_error: null or blank is stored as "failed without a message"; over 4000 characters it is cut with a mark (stage_runs keeps 65536). Returns true; false without change, and without p_claim_id, on a completed or skipped stage. A failed stage takes the new error. Raises PT409 conflict or lease_lost with a p_claim_id whose run is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
+
+create or replace function krai_core.skip_stage(
+    p_document_id uuid,
+    p_stage_name text,
+    p_reason text default 'Not applicable',
+    p_claim_id uuid default null
+) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    return krai_core._close_stage(p_document_id, p_stage_name, 'skipped', null,
+        jsonb_build_object('reason', case when p_reason ~ '\S' then left(p_reason, 4000) else 'Not applicable' end), p_claim_id);
+end;
+$$;
+comment on function krai_core.skip_stage(uuid, text, text, uuid) is
+'Marks a stage as not applicable to this document; the reason is kept in metadata.reason, and the stage counts as finished.
+Returns true; false without change, and without p_claim_id, on a completed stage; a skipped stage stays as it is. Raises PT409 conflict or lease_lost with a p_claim_id whose run is over, PT404 unknown_document, 22023 unknown_stage.';
+
+commit;

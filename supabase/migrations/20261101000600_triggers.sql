@@ -1,0 +1,223 @@
+-- Per-stage document tracking: the triggers on krai_core.documents. The truth may be written by anybody, by an old script
+-- or by hand in Studio; what follows from it is made here.
+--
+--   documents_100_repair_insert, documents_100_repair_update   before, row: odd values are repaired; a row that an earlier
+--       tracker calls completed starts as completed in every stage; stages that a worker holds keep their value against a
+--       direct edit, with a WARNING
+--   documents_200_close_runs     after update: a run whose stage is no longer processing after a direct edit is cancelled
+--   documents_300_legacy_status, documents_300_legacy_stage    after update: processing_status and processing_stage,
+--       where the table has them as text, follow the stages
+--   documents_400_delete_runs, documents_400_truncate_runs     after delete, truncate: the runs go with their documents
+--
+-- Rules
+--   * Total: a missing or foreign status counts as pending, nothing is cast without a type test, nothing raises.
+--   * Set by set: the after triggers are statement-level with transition tables.
+--   * SECURITY DEFINER with EXECUTE revoked, because a signed-in user's plain `update documents set filename = ...` fires
+--     them and may not write stage_runs himself.
+--   * Our own writers (setting krai_core.writer, see _write) have closed their runs and write sound values: what is for
+--     direct edits is passed over for them, behind a WHEN that costs next to nothing.
+--   * Legacy columns are written only when the status of a stage changes, and never by the migration. A value that the
+--     table refuses is left alone with a WARNING.
+-- The file is short because CREATE TRIGGER keeps writers waiting until it commits.
+-- Lock order: documents (the statement has them), then stage_runs.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+
+create or replace function krai_core._tg_documents_repair() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+declare
+    v_run record;
+begin
+    if not krai_core._is_sound(new.stage_status) then
+        new.stage_status := krai_core._repaired(new.stage_status);
+    end if;
+    if tg_op = 'INSERT' then
+        -- The argument says that the table has a column processing_status.
+        if tg_nargs > 0 and not exists (
+            select from krai_core.stages s where krai_core._stage_state(new.stage_status -> s.name) <> 'pending'
+        ) then
+            if new.processing_status::text = 'completed' then
+                new.stage_status := krai_core._completed_before(new.stage_status);
+            end if;
+        end if;
+        return new;
+    end if;
+    for v_run in
+        select r.stage_name, r.worker from krai_core.stage_runs r
+        where r.document_id = new.id and r.status = 'running' and r.claim_id is not null and r.lease_expires_at > clock_timestamp()
+          and old.stage_status -> r.stage_name is distinct from new.stage_status -> r.stage_name
+    loop
+        new.stage_status := new.stage_status || jsonb_build_object(v_run.stage_name, old.stage_status -> v_run.stage_name);
+        raise warning 'stage % of document % is being worked on: the direct edit of it was left out', v_run.stage_name, new.id
+            using hint = 'Use krai_core.reset_stage with p_force => true to take it away from its worker.';
+    end loop;
+    return new;
+end;
+$$;
+comment on function krai_core._tg_documents_repair() is 'Repairs stage_status as it is written, and keeps the stages that a worker holds.';
+
+create or replace function krai_core._completed_before(p_stage_status jsonb) returns jsonb
+language sql stable
+set search_path = ''
+as $$
+    select p_stage_status || coalesce(jsonb_object_agg(s.name,
+        krai_core._pending_stage() || jsonb_build_object('status', 'completed', 'progress', 100,
+            'metadata', p_stage_status -> s.name -> 'metadata' || '{"v1": "completed"}')), '{}')
+    from krai_core.stages s
+    where p_stage_status ? s.name
+$$;
+comment on function krai_core._completed_before(jsonb) is
+'A sound stage_status with every stage completed, times and duration null: for documents that were finished before stages were tracked.';
+
+create or replace function krai_core._tg_documents_close_runs() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+begin
+    if coalesce(current_setting('krai_core.writer', true), '') <> '' then
+        return null;
+    end if;
+    update krai_core.stage_runs r
+    set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
+    from after_rows a
+    where r.document_id = a.id and r.status = 'running'
+      and krai_core._stage_state(a.stage_status -> r.stage_name) <> 'processing';
+    return null;
+end;
+$$;
+comment on function krai_core._tg_documents_close_runs() is 'Cancels the running runs of stages that a direct edit took out of processing.';
+
+-- Two functions of one shape, because each names its column: planned once, and attached only where the column exists.
+create or replace function krai_core._tg_documents_legacy_status() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+begin
+    if current_setting('krai_core.writer', true) = 'migration' or not exists (
+        select from before_rows b
+        join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
+        join krai_core.stages s on a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status'
+    ) then
+        return null;
+    end if;
+    update krai_core.documents d
+    set processing_status = v.document_status
+    from before_rows b
+    join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
+    join krai_core.vw_documents_by_stage v on v.id = a.id
+    where d.id = a.id
+      and d.processing_status is distinct from v.document_status
+      and exists (
+          select from krai_core.stages s
+          where a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status');
+    return null;
+exception when integrity_constraint_violation or data_exception or undefined_column then
+    raise warning 'krai_core.documents.processing_status was left as it is: %', sqlerrm;
+    return null;
+end;
+$$;
+comment on function krai_core._tg_documents_legacy_status() is 'Brings processing_status after the stages: pending, processing, completed or failed.';
+
+create or replace function krai_core._tg_documents_legacy_stage() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+begin
+    if current_setting('krai_core.writer', true) = 'migration' or not exists (
+        select from before_rows b
+        join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
+        join krai_core.stages s on a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status'
+    ) then
+        return null;
+    end if;
+    update krai_core.documents d
+    set processing_stage = v.current_stage
+    from before_rows b
+    join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
+    join krai_core.vw_documents_by_stage v on v.id = a.id
+    where d.id = a.id
+      and d.processing_stage is distinct from v.current_stage
+      and exists (
+          select from krai_core.stages s
+          where a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status');
+    return null;
+exception when integrity_constraint_violation or data_exception or undefined_column then
+    raise warning 'krai_core.documents.processing_stage was left as it is: %', sqlerrm;
+    return null;
+end;
+$$;
+comment on function krai_core._tg_documents_legacy_stage() is 'Brings processing_stage after the stages: the current stage, or completed.';
+
+create or replace function krai_core._tg_documents_delete_runs() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+begin
+    if tg_op = 'TRUNCATE' then
+        truncate krai_core.stage_runs;
+    else
+        delete from krai_core.stage_runs r using before_rows b where r.document_id = b.id;
+    end if;
+    return null;
+end;
+$$;
+comment on function krai_core._tg_documents_delete_runs() is 'Deletes the runs of deleted documents.';
+
+revoke execute on function
+    krai_core._tg_documents_repair(), krai_core._tg_documents_close_runs(), krai_core._tg_documents_legacy_status(),
+    krai_core._tg_documents_legacy_stage(), krai_core._tg_documents_delete_runs(), krai_core._completed_before(jsonb)
+    from public, anon, authenticated, service_role;
+
+do $$
+declare
+    v_has_status boolean := exists (
+        select from pg_catalog.pg_attribute a
+        where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status' and not a.attisdropped);
+    v_legacy record;
+begin
+    -- A new document with the default, which is nearly every one, does not enter the function.
+    execute format(
+        'create or replace trigger documents_100_repair_insert before insert on krai_core.documents for each row
+         when (new.stage_status is distinct from %L::jsonb %s) execute function krai_core._tg_documents_repair(%s)',
+        krai_core._default_stage_status(),
+        case when v_has_status then $q$or new.processing_status::text = 'completed'$q$ end,
+        case when v_has_status then $q$'processing_status'$q$ end);
+    for v_legacy in
+        select wanted.name, wanted.place, t.typcategory = 'S' and t.typtype = 'b' as is_text
+        from (values ('status', 'processing_status'), ('stage', 'processing_stage')) as wanted (place, name)
+        left join pg_catalog.pg_attribute a
+            on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped
+        left join pg_catalog.pg_type t on t.oid = a.atttypid
+    loop
+        if v_legacy.is_text then
+            execute format(
+                'create or replace trigger documents_300_legacy_%1$s after update on krai_core.documents
+                 referencing old table as before_rows new table as after_rows
+                 for each statement execute function krai_core._tg_documents_legacy_%1$s()', v_legacy.place);
+        else
+            execute format('drop trigger if exists documents_300_legacy_%s on krai_core.documents', v_legacy.place);
+        end if;
+    end loop;
+end $$;
+
+create or replace trigger documents_100_repair_update
+    before update on krai_core.documents for each row
+    when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
+    execute function krai_core._tg_documents_repair();
+create or replace trigger documents_200_close_runs
+    after update on krai_core.documents referencing new table as after_rows
+    for each statement execute function krai_core._tg_documents_close_runs();
+create or replace trigger documents_400_delete_runs
+    after delete on krai_core.documents referencing old table as before_rows
+    for each statement execute function krai_core._tg_documents_delete_runs();
+create or replace trigger documents_400_truncate_runs
+    after truncate on krai_core.documents
+    for each statement execute function krai_core._tg_documents_delete_runs();
+
+notify pgrst, 'reload schema';
+
+commit;
