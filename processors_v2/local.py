@@ -40,21 +40,24 @@ _RENOTIFY_SECONDS = 2.0
 
 
 class LocalSupabase:
-    """An embedded Supabase: Postgres and PostgREST on free loopback ports, with the project's migrations applied.
+    """An embedded Supabase: Postgres and PostgREST on free loopback ports, migrations applied.
 
-    Servers and their folder go away with the ``with`` block, and also when this process is killed. Several can run at
-    once. Nothing is started before ``start`` or ``with``.
+    Servers and their folder go away with the ``with`` block, and also when this process is killed. Several
+    can run at once. Nothing is started before ``start`` or ``with``.
 
     Args:
-        postgres: major version of the Postgres from PyPI, or a folder with another installation (it has ``bin/initdb``).
-        database_url: use this server instead, as an administrator. Missing roles and schemas are created, nothing of
-            the server is changed or dropped, and it goes on running. Where its role ``postgres`` is a superuser, as
-            Debian's is, migrations run as superuser.
-        data_dir: keep the data here and find it again next time; by default a temporary folder, removed at the end.
-        migrations: a folder (its ``*.sql`` in the order of their names), files in their order, or None for none; by
-            default those of this project.
+        postgres: major version of the Postgres from PyPI, or a folder with another installation (it has
+            ``bin/initdb``).
+        database_url: use this server instead, as an administrator. Missing roles and schemas are created,
+            nothing of the server is changed or dropped, and it goes on running. Where its role ``postgres``
+            is a superuser, as Debian's is, migrations run as superuser.
+        data_dir: keep the data here and find it again next time; by default a temporary folder, removed at
+            the end.
+        migrations: a folder (its ``*.sql`` in the order of their names), files in their order, or None for
+            none; by default those of this project.
         schemas: the schemas that PostgREST serves; the first one is its default.
-        max_rows: how many rows PostgREST returns at most; by default what ``supabase/config.toml`` says, else 1000.
+        max_rows: how many rows PostgREST returns at most; by default what ``supabase/config.toml`` says, else
+            1000.
         settings: further settings of the Postgres server, such as ``{"max_connections": "300"}``.
     """
 
@@ -143,7 +146,8 @@ class LocalSupabase:
     def stop(self) -> None:
         """Stop what was started and remove the temporary folders; does nothing when not started."""
         watchdog = self._watchdog
-        # A child that was forked from this process carries a copy of this object, and no say over the servers.
+        # A child that was forked from this process carries a copy of this object, and no say over the
+        # servers.
         if watchdog is None or self._owner_pid != os.getpid():
             return
         atexit.unregister(self.stop)
@@ -176,7 +180,7 @@ class LocalSupabase:
 
     @property
     def database_url(self) -> str:
-        """Connection URL of the role ``postgres``, who owns the database and, as on Supabase, is no superuser."""
+        """URL of the role ``postgres``: owner of the database, and no superuser, as on Supabase."""
         return self.url_of(self._running(self._server).database)
 
     @property
@@ -205,7 +209,7 @@ class LocalSupabase:
         return await clients.connect_async(self.url, self.key(role, **claims))
 
     def apply(self, paths: Path | Sequence[Path]) -> None:
-        """Run SQL files one by one, each as ``psql -X -v ON_ERROR_STOP=1 -f FILE`` does, as the role ``postgres``.
+        """Run SQL files one by one as role ``postgres``, each by ``psql -X -v ON_ERROR_STOP=1 -f FILE``.
 
         Args:
             paths: a folder, whose ``*.sql`` run in the order of their names, a file, or files in their order.
@@ -252,8 +256,9 @@ class LocalSupabase:
         """
         schema = "public" if "public" in self._schemas else self._schemas[0]
         name = f"reload_{secrets.token_hex(8)}"
-        # PostgREST does not say which state of the schema it holds. But once it knows a function made after that
-        # state, it must know the state too. Nobody may call the function, so nobody sees it in the OpenAPI.
+        # PostgREST does not say which state of the schema it holds. But once it knows a function made after
+        # that state, it must know the state too. Nobody may call the function, so nobody sees it in the
+        # OpenAPI.
         with self._running(self._server).connect() as connection:
             connection.execute(f'create function "{schema}"."{name}"() returns void language sql as $$$$')
             try:
@@ -266,7 +271,8 @@ class LocalSupabase:
                         raise LocalStackError(
                             f"PostgREST did not reload its schema within {_RELOAD_SECONDS:.0f} s."
                         )
-                    # A PostgREST that lost its database listens again only after a while, and a notification is not kept.
+                    # A PostgREST that lost its database listens again only after a while, and a notification
+                    # is not kept.
                     if now - notified > _RENOTIFY_SECONDS:
                         connection.execute("notify pgrst, 'reload schema'")
                         notified = now

@@ -1,6 +1,7 @@
-"""pytest plugin: the session fixture ``local_supabase``, an embedded Supabase for tests of your own processors.
+"""pytest plugin: the session fixture ``local_supabase``, an embedded Supabase for tests of your processors.
 
-Loaded by pytest in every environment that has this package, so nothing heavy is imported before the fixture is used.
+Loaded by pytest in every environment that has this package, so nothing heavy is imported before the fixture
+is used.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 def local_supabase() -> "Iterator[LocalSupabase]":
     """A running LocalSupabase with the migrations of this project, shared by all tests of the session.
 
-    Needs the extra ``local``. Tests that need another version or other migrations open a ``LocalSupabase`` themselves.
+    Needs the extra ``local``. Tests that need another version or other migrations open a ``LocalSupabase``
+    themselves.
     """
     from processors_v2.local import LocalSupabase
 

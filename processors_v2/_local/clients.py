@@ -5,7 +5,6 @@ from typing import Any
 import httpx
 import supabase
 
-
 _PREFIX = b"/rest/v1"
 # As long as supabase-py itself waits by default.
 _TIMEOUT_SECONDS = 120.0
@@ -37,7 +36,10 @@ def connect(url: str, key: str) -> tuple[supabase.Client, httpx.Client]:
 
 
 async def connect_async(url: str, key: str) -> supabase.AsyncClient:
-    """Make an async client. Its connections close after each call: nobody can close a pool of an event loop that ended."""
+    """Make an async client.
+
+    Its connections close after each call: nobody can close the pool of an event loop that has ended.
+    """
     limits = httpx.Limits(max_keepalive_connections=0)
     pool = httpx.AsyncClient(transport=_AsyncTransport(limits=limits), timeout=_TIMEOUT_SECONDS)
     options: Any = supabase.AsyncClientOptions(httpx_client=pool)

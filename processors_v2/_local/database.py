@@ -45,8 +45,8 @@ class Server:
 
     Args:
         admin_url: connection URL of the administrator.
-        owned: whether the server is ours alone. Then roles get passwords; elsewhere theirs stay as they are, and
-            PostgREST gets a login of its own, which ``close`` drops.
+        owned: whether the server is ours alone. Then roles get passwords; elsewhere theirs stay as they are,
+            and PostgREST gets a login of its own, which ``close`` drops.
     """
 
     def __init__(self, admin_url: str, *, owned: bool) -> None:
@@ -70,7 +70,7 @@ class Server:
             yield connection
 
     def prepare(self) -> None:
-        """Create the roles and schemas that are missing; on a server of ours also the database's owner and passwords."""
+        """Create the roles and schemas that are missing; on a server of ours also set owner and passwords."""
         with self.connect() as connection:
             connection.execute((_HERE / "roles.sql").read_bytes())
             if self._owned:
@@ -91,7 +91,8 @@ class Server:
         if self._owned:
             return self.url_of(self.database, "authenticator")
         if self._login is None:
-            # The password of an existing authenticator is not known, and changing it would cut off its PostgREST.
+            # The password of an existing authenticator is not known, and changing it would cut off its
+            # PostgREST.
             login, password = f"stage_tracker_{secrets.token_hex(6)}", secrets.token_urlsafe(24)
             with self.connect() as connection:
                 connection.execute(
@@ -113,7 +114,8 @@ class Server:
     def url_of(self, database: str, role: str) -> str:
         """Connection URL of a role for a database.
 
-        On a server that is not ours, passwords are not known: the URL logs in as the administrator and acts as the role.
+        On a server that is not ours, passwords are not known: the URL logs in as the administrator and acts
+        as the role.
         """
         host, port = self._address
         if role in self._passwords:
@@ -124,7 +126,7 @@ class Server:
         return url_to_database(self.admin_url, database, role)
 
     def create_database(self, name: str, template: str | None) -> None:
-        """Create a database that belongs to postgres, prepared for migrations, or as a copy of another one."""
+        """Create a database that belongs to postgres, ready for migrations, or as a copy of another one."""
         with self.connect() as connection:
             copied = (
                 sql.SQL("") if template is None else sql.SQL(" template {}").format(sql.Identifier(template))

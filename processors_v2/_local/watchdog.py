@@ -1,15 +1,15 @@
 """Ends servers and removes their folders when the process that owns them is gone.
 
-Runs as a script in a process and session of its own, without the package and without site-packages, so that it
-starts in milliseconds and outlives a Ctrl-C. It gets one JSON object a line on standard input:
+Runs as a script in a process and session of its own, without the package and without site-packages, so that
+it starts in milliseconds and outlives a Ctrl-C. It gets one JSON object a line on standard input:
 
     {"add": PID, "signal": NUMBER}    a server to end, and the signal that ends it in an orderly way
     {"remove": PID}                   that server has ended
     {"folder": PATH}                  a folder to remove once the servers are gone
     {"done": true}                    all was cleaned up, nothing is left to do
 
-A pipe alone would not do: children that the owner forks inherit its other end and keep it open. So on Linux the owner
-is watched by a pidfd, elsewhere by the pipe.
+A pipe alone would not do: children that the owner forks inherit its other end and keep it open. So on Linux
+the owner is watched by a pidfd, elsewhere by the pipe.
 """
 
 import contextlib
