@@ -6,20 +6,21 @@ Nothing here asks the tracker: all that is shown was read from the two views thr
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from textwrap import shorten
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.search import Hit
 from processors_v2.stage_tracker import StageTracker
 from rich.box import ASCII, SIMPLE_HEAD, Box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from supabase import Client
 
-HEADINGS = ["upload", "text", "images", "class.", "meta", "store", "embed", "index"]
+HEADINGS = ["upload", "text", "images", "class", "meta", "store", "embed", "index"]
 """Short names of StageTracker.STAGES for the columns, in the same order."""
 
 MARKS = {
@@ -30,6 +31,7 @@ MARKS = {
 }
 ASCII_MARKS = {"✓": "+", "✗": "x", "·": ".", "█": "#", "░": ".", "…": "~", "▸": ">"}
 READ_AT_ONCE = 500
+SNIPPET_CHARACTERS = 180
 NARROW = 72
 
 Row = dict[str, Any]
@@ -51,6 +53,12 @@ def read_documents(client: Client) -> list[Row]:
         rows += part
         if len(part) < READ_AT_ONCE:
             return rows
+
+
+def read_statistics(client: Client) -> list[Row]:
+    """Read vw_stage_statistics: one row per stage, in pipeline order."""
+    rows: list[Any] = client.schema("krai_core").table("vw_stage_statistics").select("*").execute().data
+    return rows
 
 
 def stages_of(row: Row) -> dict[str, Row]:
@@ -75,7 +83,23 @@ class Screen:
 
     def say(self, text: str = "", style: str = "") -> None:
         """Print one line or paragraph, wrapped at the width of the console."""
-        self.console.print(Text(self.signs(text), style=style), soft_wrap=False)
+        self.show(Text(self.signs(text), style=style))
+
+    def point(self, sign: str, text: str, style: str = "") -> None:
+        """Print a paragraph that hangs on a sign."""
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_row(Text(self.signs(sign), style=style), Text(self.signs(text), style=style))
+        self.show(grid)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print anything; without the blanks at the ends of lines where the output may be kept."""
+        if self.console.is_terminal:
+            self.console.print(renderable)
+            return
+        with self.console.capture() as captured:
+            self.console.print(renderable)
+        for line in captured.get().splitlines():
+            self.console.print(line.rstrip(), markup=False, soft_wrap=True)
 
     def box(self) -> Box:
         """Return the lines that tables are drawn with."""
@@ -116,7 +140,7 @@ class Screen:
 
     def show_documents(self, rows: Sequence[Row]) -> None:
         """Print the table documents x stages, and below it why a stage failed or was skipped."""
-        self.console.print(self.documents_table(rows))
+        self.show(self.documents_table(rows))
         self.say()
         for status in ("failed", "skipped"):
             sign, _, style = MARKS[status]
@@ -124,16 +148,16 @@ class Screen:
                 for name, stage in stages_of(row).items():
                     if stage["status"] == status:
                         reason = stage["error"] or stage["metadata"].get("reason") or status
-                        self.say(f"{sign} {row['filename']}: {name}: {reason}", style)
+                        self.point(sign, f"{row['filename']}: {name}: {reason}", style)
 
     def show_statistics(self, rows: Sequence[Row]) -> None:
         """Print the rows of vw_stage_statistics."""
         table = Table(
             box=self.box(), show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
         )
-        table.add_column("stage")
+        table.add_column("stage", no_wrap=True)
         counts = ["pending", "processing", "completed", "failed", "skipped"]
-        for name in [*counts, "avg. seconds"]:
+        for name in [*counts, "avg. s"]:
             table.add_column(name, justify="right")
         for row in rows:
             average = row["avg_duration_seconds"]
@@ -142,15 +166,15 @@ class Screen:
                 *(str(row[f"{name}_count"]) for name in counts),
                 "" if average is None else f"{float(average):.2f}",
             )
-        self.console.print(table)
+        self.show(table)
 
     def show_hits(self, hits: Sequence[Hit]) -> None:
         """Print what a search has found, best first."""
         if not hits:
-            self.say("  nothing found")
+            self.say("Nothing found.")
         for number, hit in enumerate(hits, start=1):
-            self.say(f"{number}. {hit.filename}, page {hit.page} (score {hit.score:.2f})", "bold")
-            self.say(f"   {' '.join(hit.snippet.split())}")
+            self.point(f"{number}.", f"{hit.filename}, page {hit.page} (score {hit.score:.2f})", "bold")
+            self.point("  ", shorten(hit.snippet, SNIPPET_CHARACTERS, placeholder=" ..."))
 
 
 class LiveStatus:
@@ -159,18 +183,21 @@ class LiveStatus:
     On a terminal the table is redrawn in place. Elsewhere (a pipe, a log) each stage that ends is one line.
     """
 
-    def __init__(self, screen: Screen, client: Client) -> None:
+    def __init__(self, screen: Screen, client: Client, document_ids: Collection[str]) -> None:
         self.screen = screen
         self.client = client
+        self.document_ids = set(document_ids)
         self.rows: list[Row] = []
         self.seen: dict[tuple[str, str], str] = {}
         self.next_read = 0.0
+        self.begun = False
         self.live = Live(console=screen.console, auto_refresh=False) if screen.console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self.live is not None:
             self.live.start()
         self.refresh(at_once=True)
+        self.begun = True
         return self
 
     def __exit__(
@@ -188,7 +215,7 @@ class LiveStatus:
         started = time.monotonic()
         if started < self.next_read and not at_once:
             return
-        self.rows = read_documents(self.client)
+        self.rows = [row for row in read_documents(self.client) if row["id"] in self.document_ids]
         # Four times a second, less often when there are so many documents that reading them takes its time.
         self.next_read = time.monotonic() + max(0.25, 4 * (time.monotonic() - started))
         if self.live is not None:
@@ -216,8 +243,9 @@ class LiveStatus:
                 if status == self.seen.get((row["id"], name), "pending"):
                     continue
                 self.seen[row["id"], name] = status
-                if status in ("completed", "failed", "skipped"):
+                # What was done before this run began is no news.
+                if self.begun and status in ("completed", "failed", "skipped"):
                     sign, _, style = MARKS[status]
                     seconds = stage["duration_seconds"]
                     took = "" if seconds is None else f" in {float(seconds):.2f} s"
-                    self.screen.say(f"{sign} {row['filename']}: {name} {status}{took}", style)
+                    self.screen.point(sign, f"{row['filename']}: {name} {status}{took}", style)

@@ -261,7 +261,7 @@ def adhesion_paper(path: Path) -> None:
         *section(
             "Abstract",
             "We measured how strongly toner holds on recycled paper. Adhesion is highest "
-            "between 40 and 60 percent humidity and falls by a third above that. Less heat can be made up for "
+            "between 40 and 60 percent humidity and falls by a third above that. Less heat is made up for "
             "by a slower transport, up to a limit that we give.",
         ),
         *section(

@@ -14,11 +14,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from display import LiveStatus, Screen, read_documents, stages_of
+from display import LiveStatus, Screen, read_documents, read_statistics, stages_of
 from pipeline import PROCESSORS, Workspace, register
 from pipeline.search import by_vector, common_word, full_text
 from processors_v2.errors import StageTrackerError
@@ -31,13 +30,14 @@ from processors_v2.local import LocalSupabase
 HERE = Path(__file__).resolve().parent
 DOCUMENTS = HERE / "documents"
 KNOWN_PASSWORDS = {"halvorn-x900.pdf": "spare-parts"}
-SEARCH = "C-2557 toner density"
+SEARCH = "C-2557 or 30.03.01"
+SIMILAR = "toner does not stick on recycling papers"
 WORKERS = 4
 
 
-def run_pending(work: Workspace, client: Client, screen: Screen, document_ids: Iterable[str]) -> None:
+def run_pending(work: Workspace, client: Client, screen: Screen, document_ids: list[str]) -> None:
     """Run every pending stage of these documents, each as soon as the stages before it are finished."""
-    with ThreadPoolExecutor(WORKERS) as pool, LiveStatus(screen, client) as live:
+    with ThreadPoolExecutor(WORKERS) as pool, LiveStatus(screen, client, document_ids) as live:
         pending = {
             row["id"]: [name for name, stage in stages_of(row).items() if stage["status"] == "pending"]
             for row in live.rows
@@ -53,6 +53,7 @@ def run_pending(work: Workspace, client: Client, screen: Screen, document_ids: I
         try:
             for document_id in document_ids:
                 start_ready(document_id)
+                live.refresh()
             while running:
                 done, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -78,7 +79,8 @@ def run(folder: Path, files: list[Path], screen: Screen, search: str | None, pas
         client = local.client()
         tracker = StageTracker(client)
         work = Workspace(tracker, local.database_url, Path(temporary, "scratch"), Path(temporary, "objects"))
-        screen.say(f"Ready after {time.monotonic() - begin:.1f} s. {len(files)} PDF files from {folder}\n")
+        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        screen.say(f"Ready after {time.monotonic() - begin:.1f} s. PDF files in {shown}: {len(files)}\n")
 
         begin = time.monotonic()
         run_pending(work, client, screen, [register(work, client, path) for path in files])
@@ -91,9 +93,7 @@ def run(folder: Path, files: list[Path], screen: Screen, search: str | None, pas
         screen.say("\nDocuments x stages, from vw_documents_by_stage\n", "bold")
         screen.show_documents(read_documents(client))
         screen.say("\nStages, from vw_stage_statistics\n", "bold")
-        screen.show_statistics(
-            client.schema("krai_core").table("vw_stage_statistics").select("*").execute().data
-        )
+        screen.show_statistics(read_statistics(client))
         show_searches(work, screen, search, own_files=folder == DOCUMENTS)
 
 
@@ -112,12 +112,12 @@ def retry_with_password(work: Workspace, client: Client, screen: Screen, passwor
         failed = [name for name, stage in stages.items() if stage["status"] == "failed"]
         if not failed or not stages["upload"]["metadata"].get("encrypted"):
             continue
-        screen.say(f"✗ {row['filename']}: {', '.join(failed)}: {stages[failed[0]]['error']}", "bold red")
+        screen.point("✗", f"{row['filename']}: {', '.join(failed)}: {stages[failed[0]]['error']}", "bold red")
         secret = password or KNOWN_PASSWORDS.get(row["filename"])
         if secret is None:
-            screen.say("  Run again with --password TEXT to read it.")
+            screen.point(" ", "Run again with --password TEXT to read it.")
             continue
-        screen.say(f"▸ The operator gives the password, and retries {' and '.join(failed)}.\n")
+        screen.point("▸", f"The operator gives the password, and retries {' and '.join(failed)}.\n")
         work.passwords[row["id"]] = secret
         for stage in failed:
             work.tracker.retry_stage(row["id"], stage)
@@ -133,10 +133,11 @@ def show_searches(work: Workspace, screen: Screen, search: str | None, *, own_fi
         if words is None:
             screen.say("\nNo text was found, so there is nothing to search.")
             return
+        sentence = SIMILAR if own_files and search is None else words
         screen.say(f"\nFull-text search: {words}\n", "bold")
         screen.show_hits(full_text(db, words))
-        screen.say(f"\nNearest by vector: {words}\n", "bold")
-        screen.show_hits(by_vector(db, words))
+        screen.say(f"\nNearest by vector: {sentence}\n", "bold")
+        screen.show_hits(by_vector(db, sentence))
 
 
 def pdf_files(folder: Path) -> list[Path]:

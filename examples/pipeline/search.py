@@ -28,12 +28,13 @@ def full_text(db: psycopg.Connection, words: str, limit: int = 3) -> list[Hit]:
         "   from manuals.chunks c, query where c.search @@ q"
         "   order by c.document_id, c.page, ts_rank(c.search, q) desc)"
         " select d.filename, best.page, best.score, ts_headline('english', best.body, q,"
-        "   'StartSel=«, StopSel=», MaxWords=24, MinWords=12')"
+        "   'StartSel=«, StopSel=», MaxWords=30, MinWords=15')"
         " from best join krai_core.documents d on d.id = best.document_id, query"
         " order by best.score desc, d.filename, best.page limit %(limit)s",
         {"words": words, "limit": limit},
     )
-    return [Hit(*row) for row in rows]
+    # Postgres takes a code such as C-2557 for two words.
+    return [Hit(name, page, score, snippet.replace("»«", "")) for name, page, score, snippet in rows]
 
 
 def by_vector(db: psycopg.Connection, text: str, limit: int = 3) -> list[Hit]:
@@ -42,7 +43,7 @@ def by_vector(db: psycopg.Connection, text: str, limit: int = 3) -> list[Hit]:
     if vector is None:
         return []
     rows = db.execute(
-        "select d.filename, c.page, 1 - (c.embedding <=> %(vector)s::vector), left(c.body, 160)"
+        "select d.filename, c.page, 1 - (c.embedding <=> %(vector)s::vector), c.body"
         " from manuals.chunks c join krai_core.documents d on d.id = c.document_id"
         " where c.embedding is not null order by c.embedding <=> %(vector)s::vector, c.id limit %(limit)s",
         {"vector": vector, "limit": limit},
