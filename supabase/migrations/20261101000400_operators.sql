@@ -118,7 +118,7 @@ begin
         where r.id = f.id
     )
     select jsonb_build_object(
-        'alive', coalesce(jsonb_agg(a.run) filter (where r.status = 'running'), '[]'),
+        'alive', coalesce(jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000))) filter (where r.status = 'running'), '[]'),
         'lost', coalesce(jsonb_agg(a.run) filter (where r.status is null or r.status not in ('running', 'cancelled')), '[]'),
         'cancelled', coalesce(jsonb_agg(a.run) filter (where r.status = 'cancelled'), '[]'))
     into v_answer
@@ -130,7 +130,7 @@ end;
 $$;
 comment on function krai_core.heartbeat(jsonb) is
 'Renews the leases of many runs in one call.
-p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]}, each an array of the objects given: alive runs are held for another lease, lost ones were closed, cancelled ones were taken away on purpose; stop the work on both. Safe to repeat. Raises 22023 invalid_runs. As an rpc of its own its commit does not wait for the disk.';
+p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]}, each an array of the objects given: alive runs are held for another lease, whose length in milliseconds is added as lease_ms, lost ones were closed, cancelled ones were taken away on purpose; stop the work on both. Safe to repeat. Raises 22023 invalid_runs. As an rpc of its own its commit does not wait for the disk.';
 
 do $$
 declare
