@@ -1,0 +1,285 @@
+"""Every request to the database: path, arguments, how to read the answer. No I/O, no rules.
+
+One function here is one SQL function or view there, under the same name; what it does and raises is said in the
+comment on the SQL function.
+"""
+
+import decimal
+import enum
+import math
+import numbers
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from processors_v2 import _json
+from processors_v2.errors import InvalidArgument, StageTrackerError
+from processors_v2.models import DocumentStatus, Stage, StageCounts, StageStatus
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request.
+
+    Attributes:
+        path: Below the REST URL: ``rpc/<function>`` or a view with its query.
+        arguments: Arguments of the function; None: read the view.
+        parse: Makes the result of the decoded answer.
+        repeatable: True when the call may be sent again without harm after an answer was lost.
+    """
+
+    path: str
+    arguments: Mapping[str, Any] | None
+    parse: Callable[[Any], T]
+    repeatable: bool
+
+
+def document_id(value: str | uuid.UUID) -> str:
+    """Return the id as text.
+
+    Raises:
+        InvalidArgument: It is no UUID.
+    """
+    try:
+        return str(value if isinstance(value, uuid.UUID) else uuid.UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidArgument(
+            f"document id {value!r} is not a UUID",
+            hint="Pass the id of a row of krai_core.documents",
+            error="invalid_document_id",
+        ) from None
+
+
+def stage_name(value: str | enum.Enum) -> str:
+    """Return the name of a stage given as text or as an Enum member with such a value.
+
+    Raises:
+        InvalidArgument: It is neither.
+    """
+    name = value.value if isinstance(value, enum.Enum) else value
+    if not isinstance(name, str):
+        raise InvalidArgument(
+            f"stage name {value!r} is not a text",
+            hint="Pass a name such as 'text_extraction', or an Enum member with such a value",
+            error="unknown_stage",
+        )
+    return _json.storable_text(name)
+
+
+def percent(value: object) -> float | None:
+    """Return the progress as a number that JSON can carry; its range is checked by the database.
+
+    Raises:
+        InvalidArgument: It is no finite number.
+    """
+    if value is None or type(value) is int:
+        return value
+    if not isinstance(value, bool) and isinstance(value, numbers.Real | decimal.Decimal):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    raise InvalidArgument(
+        f"progress {value!r} is not a number of percent",
+        hint="Pass 0 to 100: 45.5 means 45.5 %",
+        error="invalid_progress",
+    )
+
+
+def start_stage(
+    document: str,
+    stage: str,
+    claim_id: uuid.UUID | None = None,
+    worker: str | None = None,
+    lease_seconds: float | None = None,
+) -> Call[bool]:
+    """krai_core.start_stage."""
+    arguments = {
+        "p_document_id": document,
+        "p_stage_name": stage,
+        "p_worker": None if worker is None else _json.storable_text(worker),
+        "p_lease_seconds": lease_seconds,
+    }
+    # Without a claim id the repeat of a start that took effect is told that the stage is held.
+    return _writer("start_stage", arguments, claim_id, repeatable=claim_id is not None)
+
+
+def update_stage_progress(
+    document: str,
+    stage: str,
+    progress: object,
+    metadata: Mapping[str, Any] | None = None,
+    claim_id: uuid.UUID | None = None,
+) -> Call[bool]:
+    """krai_core.update_stage_progress."""
+    arguments = {
+        "p_document_id": document,
+        "p_stage_name": stage,
+        "p_progress": percent(progress),
+        "p_metadata": _json.metadata(metadata),
+    }
+    return _writer("update_stage_progress", arguments, claim_id)
+
+
+def complete_stage(
+    document: str, stage: str, metadata: Mapping[str, Any] | None = None, claim_id: uuid.UUID | None = None
+) -> Call[bool]:
+    """krai_core.complete_stage."""
+    arguments = {"p_document_id": document, "p_stage_name": stage, "p_metadata": _json.metadata(metadata)}
+    return _writer("complete_stage", arguments, claim_id)
+
+
+def fail_stage(
+    document: str,
+    stage: str,
+    error: object,
+    metadata: Mapping[str, Any] | None = None,
+    claim_id: uuid.UUID | None = None,
+) -> Call[bool]:
+    """krai_core.fail_stage; an exception may be given as the error."""
+    text = error_text(error) if isinstance(error, BaseException) else None if error is None else str(error)
+    arguments = {
+        "p_document_id": document,
+        "p_stage_name": stage,
+        "p_error": None if text is None else _json.storable_text(text),
+        "p_metadata": _json.metadata(metadata),
+    }
+    return _writer("fail_stage", arguments, claim_id)
+
+
+def skip_stage(document: str, stage: str, reason: str, claim_id: uuid.UUID | None = None) -> Call[bool]:
+    """krai_core.skip_stage."""
+    arguments = {
+        "p_document_id": document,
+        "p_stage_name": stage,
+        "p_reason": None if reason is None else _json.storable_text(str(reason)),
+    }
+    return _writer("skip_stage", arguments, claim_id)
+
+
+def retry_stage(document: str, stage: str, actor: str | None = None) -> Call[bool]:
+    """krai_core.retry_stage."""
+    arguments = {"p_document_id": document, "p_stage_name": stage, "p_actor": actor}
+    # Between two sendings somebody may have started the stage, which the second would report as a conflict.
+    return _writer("retry_stage", arguments, None, repeatable=False)
+
+
+def reset_stage(
+    document: str, stage: str, *, cascade: bool = False, force: bool = False, actor: str | None = None
+) -> Call[bool]:
+    """krai_core.reset_stage."""
+    arguments = {
+        "p_document_id": document,
+        "p_stage_name": stage,
+        "p_cascade": cascade,
+        "p_force": force,
+        "p_actor": actor,
+    }
+    # The repeat of a forced reset could take away a run that began after the first.
+    return _writer("reset_stage", arguments, None, repeatable=False)
+
+
+def heartbeat(runs: Iterable[tuple[str, str, uuid.UUID]]) -> Call[dict[str, list[dict[str, Any]]]]:
+    """krai_core.heartbeat, for runs given as document id, stage name and claim id."""
+    listed = [{"document_id": d, "stage_name": s, "claim_id": str(c)} for d, s, c in runs]
+    return Call("rpc/heartbeat", {"p_runs": listed}, _dict, repeatable=True)
+
+
+def get_document_progress(document: str) -> Call[float]:
+    """krai_core.get_document_progress."""
+    return _reader("get_document_progress", {"p_document_id": document}, float)
+
+
+def get_current_stage(document: str) -> Call[str]:
+    """krai_core.get_current_stage."""
+    return _reader("get_current_stage", {"p_document_id": document}, str)
+
+
+def can_start_stage(document: str, stage: str) -> Call[bool]:
+    """krai_core.can_start_stage."""
+    return _reader("can_start_stage", {"p_document_id": document, "p_stage_name": stage}, _bool)
+
+
+def get_document_status(document: str) -> Call[DocumentStatus]:
+    """krai_core.get_document_status."""
+    return _reader(
+        "get_document_status",
+        {"p_document_id": document},
+        lambda answer: cast("DocumentStatus", _dict(answer)),
+    )
+
+
+def get_stage_status(document: str) -> Call[dict[str, StageStatus]]:
+    """stage_status out of krai_core.get_document_status."""
+    return _reader(
+        "get_document_status",
+        {"p_document_id": document},
+        lambda answer: _dict(_dict(answer)["stage_status"]),
+    )
+
+
+def get_statistics(order: Iterable[str]) -> Call[dict[str, StageCounts]]:
+    """Stages out of krai_core.get_stage_statistics, those of ``order`` first: JSON objects have no order."""
+
+    def parse(answer: object) -> dict[str, StageCounts]:
+        stages = _dict(_dict(answer)["stages"])
+        return {name: stages[name] for name in dict.fromkeys([*order, *stages]) if name in stages}
+
+    return _reader("get_stage_statistics", {}, parse)
+
+
+def list_stages() -> Call[list[Stage]]:
+    """krai_core.stages with their prerequisites, in pipeline order."""
+
+    def parse(answer: object) -> list[Stage]:
+        rows = answer if isinstance(answer, list) else []
+        return [
+            Stage.model_validate({**row, "requires": sorted(r["requires"] for r in row["requires"])}) for row in rows
+        ]
+
+    query = "select=*,requires:stage_prerequisites!stage_prerequisites_stage_name_fkey(requires)&order=position"
+    return Call(f"stages?{query}", None, parse, repeatable=True)
+
+
+def error_text(error: BaseException) -> str:
+    """Return what an operator should read of an exception: its text, or its type where it has none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide that the stage failed
+        text = ""
+    kind = type(error).__name__
+    if not text.strip():
+        return kind
+    # The text of a KeyError is nothing but the key.
+    return f"{kind}: {text}" if isinstance(error, KeyError) else text
+
+
+def _writer(
+    function: str, arguments: dict[str, Any], claim_id: uuid.UUID | None, *, repeatable: bool = True
+) -> Call[bool]:
+    given = {name: value for name, value in arguments.items() if value is not None}
+    # Null means "no text" to these two, while leaving them out means the default, or no such function.
+    given |= {
+        name: None for name in ("p_error", "p_reason", "p_progress") if name in arguments and arguments[name] is None
+    }
+    if claim_id is not None:
+        given["p_claim_id"] = str(claim_id)
+    return Call(f"rpc/{function}", given, _bool, repeatable=repeatable)
+
+
+def _reader(function: str, arguments: dict[str, Any], parse: Callable[[Any], T]) -> Call[T]:
+    return Call(f"rpc/{function}", arguments, parse, repeatable=True)
+
+
+def _bool(answer: object) -> bool:
+    if not isinstance(answer, bool):
+        raise StageTrackerError(f"expected true or false from the database, got {answer!r}")
+    return answer
+
+
+def _dict(answer: object) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise StageTrackerError(f"expected a JSON object from the database, got {answer!r}")
+    return answer

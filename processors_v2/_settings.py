@@ -1,0 +1,76 @@
+"""URL and key of a Supabase project from the environment."""
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+
+import dotenv
+
+from processors_v2.errors import ConfigurationError
+
+_KEYS = ("SUPABASE_SECRET_KEYS", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
+_WHERE = "Project Settings > API Keys shows it; locally `supabase status` does"
+
+
+def project_from_env() -> tuple[str, str]:
+    """Return URL and key: environment first, then a file .env in the working directory or above it.
+
+    Raises:
+        ConfigurationError: One is missing or cannot be used; the message names the variable, never its value.
+    """
+    file = dotenv.find_dotenv(usecwd=True)
+    values = {**(dotenv.dotenv_values(file) if file else {}), **os.environ}
+    url = (values.get("SUPABASE_URL") or "").strip()
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            "SUPABASE_URL is missing or not an http(s) URL",
+            hint="Set it to the URL of the project, such as https://<ref>.supabase.co",
+        )
+    name = next((name for name in _KEYS if (values.get(name) or "").strip()), None)
+    if name is None:
+        raise ConfigurationError(f"no key: none of {', '.join(_KEYS)} is set", hint=f"Set the secret key. {_WHERE}")
+    key = _from_dictionary(values) if name == "SUPABASE_SECRET_KEYS" else str(values[name]).strip()
+    refuse_public_key(key, name)
+    return url, key
+
+
+def refuse_public_key(key: str, name: str) -> None:
+    """Raise ConfigurationError for a key that is made for browsers.
+
+    Args:
+        key: Key of a Supabase project, of the new or of the legacy kind.
+        name: What to call it in the message.
+    """
+    role = _role(key)
+    if key.startswith("sb_publishable_") or role in {"anon", "authenticated"}:
+        kind = f"the {role} key" if role else "a publishable key"
+        raise ConfigurationError(
+            f"{name} is {kind}, which may not write stages",
+            hint=f"A worker needs the secret (or service_role) key. {_WHERE}",
+        )
+
+
+def _from_dictionary(values: Mapping[str, str | None]) -> str:
+    try:
+        keys = json.loads(values["SUPABASE_SECRET_KEYS"] or "")
+    except ValueError:
+        keys = None
+    key = keys.get("default") if isinstance(keys, dict) else None
+    if not isinstance(key, str) or not key:
+        raise ConfigurationError(
+            'SUPABASE_SECRET_KEYS is not a JSON object with an entry "default"',
+            hint='Its form is {"default": "sb_secret_..."}',
+        )
+    return key
+
+
+def _role(key: str) -> str | None:
+    """Role that a legacy key, a JWT, names; None for other keys."""
+    try:
+        payload = key.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError):
+        return None
+    role = claims.get("role") if isinstance(claims, dict) else None
+    return role if isinstance(role, str) else None
