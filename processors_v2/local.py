@@ -48,8 +48,8 @@ class LocalSupabase:
     Args:
         postgres: major version of the Postgres from PyPI, or a folder with another installation (it has
             ``bin/initdb``).
-        database_url: use this server instead, as an administrator. Missing roles and schemas are created,
-            nothing of the server is changed or dropped, and it goes on running. Where its role ``postgres``
+        database_url: use this server instead, as an administrator. What is missing of roles, schemas
+            and rights is added, nothing else is changed or dropped, and it goes on running. Where its role ``postgres``
             is a superuser, as Debian's is, migrations run as superuser.
         data_dir: keep the data here and find it again next time; by default a temporary folder, removed at
             the end.
@@ -73,9 +73,7 @@ class LocalSupabase:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         if database_url is not None and (data_dir is not None or settings):
-            raise ValueError(
-                "data_dir and settings belong to a server of its own, not to one given by database_url."
-            )
+            raise ValueError("data_dir and settings belong to a server of its own, not to one given by database_url.")
         self._version = postgres
         self._external_url = database_url
         self._data_dir = data_dir
@@ -234,9 +232,7 @@ class LocalSupabase:
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
         names |= {"dbname": "PGDATABASE", "options": "PGOPTIONS", "sslmode": "PGSSLMODE"}
         parts = conninfo_to_dict(self.url_of(database))
-        connection = {
-            names[name]: str(value) for name, value in parts.items() if name in names and value is not None
-        }
+        connection = {names[name]: str(value) for name, value in parts.items() if name in names and value is not None}
         done = subprocess.run(
             [str(self._psql), "-X", "-v", "ON_ERROR_STOP=1", "-f", str(path)],
             check=False,
@@ -268,9 +264,7 @@ class LocalSupabase:
                 while not self._knows(schema, name):
                     now = time.monotonic()
                     if now > deadline:
-                        raise LocalStackError(
-                            f"PostgREST did not reload its schema within {_RELOAD_SECONDS:.0f} s."
-                        )
+                        raise LocalStackError(f"PostgREST did not reload its schema within {_RELOAD_SECONDS:.0f} s.")
                     # A PostgREST that lost its database listens again only after a while, and a notification
                     # is not kept.
                     if now - notified > _RENOTIFY_SECONDS:
@@ -283,9 +277,7 @@ class LocalSupabase:
     def _knows(self, schema: str, function: str) -> bool:
         headers = {"Content-Profile": schema, "Authorization": f"Bearer {self.key('service_role')}"}
         try:
-            answer = httpx.post(
-                f"{self.url}/rpc/{function}", json={}, headers=headers, timeout=5.0, trust_env=False
-            )
+            answer = httpx.post(f"{self.url}/rpc/{function}", json={}, headers=headers, timeout=5.0, trust_env=False)
         except httpx.TransportError:
             return False
         # Known, but forbidden.

@@ -77,13 +77,9 @@ class Server:
                 for role in ("postgres", "authenticator"):
                     self._passwords[role] = secrets.token_urlsafe(24)
                     connection.execute(
-                        sql.SQL("alter role {} password {}").format(
-                            sql.Identifier(role), self._passwords[role]
-                        )
+                        sql.SQL("alter role {} password {}").format(sql.Identifier(role), self._passwords[role])
                     )
-                connection.execute(
-                    sql.SQL("alter database {} owner to postgres").format(sql.Identifier(self.database))
-                )
+                connection.execute(sql.SQL("alter database {} owner to postgres").format(sql.Identifier(self.database)))
             connection.execute((_HERE / "database.sql").read_bytes())
 
     def authenticator_url(self) -> str:
@@ -103,9 +99,7 @@ class Server:
                 self._login = login
                 for setting in ("statement_timeout", "lock_timeout"):
                     connection.execute(
-                        sql.SQL("alter role {} set {} = '8s'").format(
-                            sql.Identifier(login), sql.Identifier(setting)
-                        )
+                        sql.SQL("alter role {} set {} = '8s'").format(sql.Identifier(login), sql.Identifier(setting))
                     )
             self._passwords[login] = password
         parts = {"user": self._login, "password": self._passwords[self._login]}
@@ -128,12 +122,8 @@ class Server:
     def create_database(self, name: str, template: str | None) -> None:
         """Create a database that belongs to postgres, ready for migrations, or as a copy of another one."""
         with self.connect() as connection:
-            copied = (
-                sql.SQL("") if template is None else sql.SQL(" template {}").format(sql.Identifier(template))
-            )
-            connection.execute(
-                sql.SQL("create database {} owner postgres{}").format(sql.Identifier(name), copied)
-            )
+            copied = sql.SQL("") if template is None else sql.SQL(" template {}").format(sql.Identifier(template))
+            connection.execute(sql.SQL("create database {} owner postgres{}").format(sql.Identifier(name), copied))
         if template is None:
             with self.connect(name) as connection:
                 connection.execute((_HERE / "database.sql").read_bytes())

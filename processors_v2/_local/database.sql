@@ -1,8 +1,17 @@
--- What each database of a Supabase project has before the first migration: the schema extensions with pgvector, and
--- auth.uid(), auth.role(), auth.jwt(), which row level security policies call. What exists is left as it is.
+-- What each database of a Supabase project has before the first migration: rights for postgres, the schema extensions
+-- with pgvector, and auth.uid(), auth.role(), auth.jwt(), which row level security policies call. What exists is left
+-- as it is.
 
 do $$
 begin
+    -- On a server that was there before, postgres may own neither the database nor the schema public.
+    if not has_database_privilege('postgres', current_database(), 'create') then
+        execute format('grant create, temporary on database %I to postgres', current_database());
+    end if;
+    if not has_schema_privilege('postgres', 'public', 'create') then
+        grant usage, create on schema public to postgres;
+    end if;
+
     if not exists (select from pg_catalog.pg_namespace where nspname = 'extensions') then
         create schema extensions;
         grant usage on schema extensions to public;

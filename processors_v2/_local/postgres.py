@@ -67,18 +67,14 @@ def find_installation(postgres: Version | Path) -> Installation:
     if isinstance(postgres, Path):
         binaries = postgres / "bin"
         if not (binaries / "initdb").exists():
-            raise LocalStackError(
-                f"There is no Postgres server in {postgres}: {binaries / 'initdb'} is missing."
-            )
+            raise LocalStackError(f"There is no Postgres server in {postgres}: {binaries / 'initdb'} is missing.")
     else:
         if postgres not in _FOLDERS:
             raise LocalStackError(f"postgres={postgres!r} is not one of {', '.join(map(str, _FOLDERS))}.")
         binaries = _package_folder() / _FOLDERS[postgres] / "bin"
     if account is not None and not _can_execute(account, binaries):
         if isinstance(postgres, Path):
-            raise LocalStackError(
-                f"The user {account.name}, as whom Postgres has to run, cannot execute {binaries}."
-            )
+            raise LocalStackError(f"The user {account.name}, as whom Postgres has to run, cannot execute {binaries}.")
         binaries = _readable_copy(account, _FOLDERS[postgres])
     return Installation(binaries, account)
 

