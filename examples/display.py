@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.search import Hit
-from processors_v2.stage_tracker import StageTracker
 from rich.box import ASCII, SIMPLE_HEAD, Box
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from supabase import Client
+
+from processors_v2.stage_tracker import StageTracker
 
 HEADINGS = ["upload", "text", "images", "class", "meta", "store", "embed", "index"]
 """Short names of StageTracker.STAGES for the columns, in the same order."""
@@ -43,12 +44,7 @@ def read_documents(client: Client) -> list[Row]:
     rows: list[Row] = []
     while True:
         part: list[Any] = (
-            view.select("*")
-            .order("filename")
-            .order("id")
-            .range(len(rows), len(rows) + READ_AT_ONCE - 1)
-            .execute()
-            .data
+            view.select("*").order("filename").order("id").range(len(rows), len(rows) + READ_AT_ONCE - 1).execute().data
         )
         rows += part
         if len(part) < READ_AT_ONCE:
@@ -124,7 +120,8 @@ class Screen:
         narrow = self.console.width < NARROW
         cell_width = 1 if narrow else max(6, min(12, (self.console.width - 36) // len(HEADINGS)))
         table = Table(box=self.box(), show_edge=False, pad_edge=False, padding=0, header_style="bold")
-        table.add_column("document", overflow="ellipsis", no_wrap=True, max_width=30)
+        left = self.console.width - 4 - (cell_width + 1) * len(HEADINGS) - 1
+        table.add_column("document", overflow="ellipsis", no_wrap=True, max_width=max(8, left))
         table.add_column("all", justify="right", width=4)
         for heading in HEADINGS:
             table.add_column(heading[:cell_width], width=cell_width, no_wrap=True)
@@ -152,9 +149,7 @@ class Screen:
 
     def show_statistics(self, rows: Sequence[Row]) -> None:
         """Print the rows of vw_stage_statistics."""
-        table = Table(
-            box=self.box(), show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
-        )
+        table = Table(box=self.box(), show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         table.add_column("stage", no_wrap=True)
         counts = ["pending", "processing", "completed", "failed", "skipped"]
         for name in [*counts, "avg. s"]:

@@ -74,9 +74,7 @@ def save(path: Path, story: list[Flowable], *, name: str, author: str) -> None:
         canvas.drawRightString(19 * cm, 1.2 * cm, str(document.page))
 
     # invariant: no clock and no random document id, so that a run without changes makes the same bytes.
-    document = SimpleDocTemplate(
-        str(path), pagesize=A4, title=name, author=author, invariant=1, pageCompression=1
-    )
+    document = SimpleDocTemplate(str(path), pagesize=A4, title=name, author=author, invariant=1, pageCompression=1)
     document.build(story, onFirstPage=footer, onLaterPages=footer)
 
 
@@ -147,9 +145,7 @@ def tarnwick_c450(path: Path) -> None:
     story: list[Flowable] = [
         title("Tarnwick C450 / C450i / C550"),
         title("Service Manual"),
-        body(
-            "For authorised service engineers. Tarnwick Imaging Ltd., Version 4.2, firmware 4.20.1 or later."
-        ),
+        body("For authorised service engineers. Tarnwick Imaging Ltd., Version 4.2, firmware 4.20.1 or later."),
         Spacer(1, 1 * cm),
         figure(exploded_view(1, "Fig. 1  Tarnwick C450, general view")),
         PageBreak(),
@@ -159,9 +155,7 @@ def tarnwick_c450(path: Path) -> None:
             "The laser unit holds a class 3B laser. Never look into the beam.",
         ),
         *section("2  Products in this manual", grid(models), PageBreak()),
-        *section(
-            "3  Error codes", "Every code has a page of its own: what happens, when, and what to check."
-        ),
+        *section("3  Error codes", "Every code has a page of its own: what happens, when, and what to check."),
         PageBreak(),
     ]
     for number, (code, unit, symptom, part) in enumerate(error_codes(), start=1):
@@ -221,9 +215,7 @@ def ardelune_m30(path: Path) -> None:
             f"Bleibt der Fehler nach {rng.randint(2, 5)} Versuchen, ist die Hauptplatine zu tauschen.",
             PageBreak(),
         )
-    story += section(
-        "Reinigung", "Die Walzen mit einem trockenen Tuch reinigen; Lösungsmittel greifen sie an."
-    )
+    story += section("Reinigung", "Die Walzen mit einem trockenen Tuch reinigen; Lösungsmittel greifen sie an.")
     save(path, story, name="Ardelune M30 Wartungshandbuch", author="Ardelune Bürotechnik GmbH")
 
 
@@ -244,9 +236,7 @@ def lease_contract(path: Path) -> None:
         body("between Brosevik Leasing AB (the Lessor) and Office Quarter 9 Cooperative (the Lessee)"),
     ]
     for number, (name, text) in enumerate(clauses.items(), start=1):
-        story += section(
-            f"§ {number}  {name}", text, "Changes to this clause need the written form.", PageBreak()
-        )
+        story += section(f"§ {number}  {name}", text, "Changes to this clause need the written form.", PageBreak())
     story.append(body("Signed in two copies. The parties have read every page of this agreement."))
     save(path, story, name="Lease agreement LP-200", author="Brosevik Leasing AB")
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from display import LiveStatus, Screen, read_documents, read_statistics, stages_of
 from pipeline import PROCESSORS, Workspace, register
 from pipeline.search import by_vector, common_word, full_text
-from processors_v2.errors import StageTrackerError
-from processors_v2.stage_tracker import StageTracker
 from rich.console import Console
 from supabase import Client
 
+from processors_v2.errors import StageTrackerError
 from processors_v2.local import LocalSupabase
+from processors_v2.stage_tracker import StageTracker
 
 HERE = Path(__file__).resolve().parent
 DOCUMENTS = HERE / "documents"
@@ -84,9 +84,7 @@ def run(folder: Path, files: list[Path], screen: Screen, search: str | None, pas
 
         begin = time.monotonic()
         run_pending(work, client, screen, [register(work, client, path) for path in files])
-        screen.say(
-            f"\nFirst run: {time.monotonic() - begin:.1f} s. {count_failed(client)} stages failed.", "bold"
-        )
+        screen.say(f"\nFirst run: {time.monotonic() - begin:.1f} s. {count_failed(client)} stages failed.", "bold")
 
         retry_with_password(work, client, screen, password)
 
@@ -99,9 +97,7 @@ def run(folder: Path, files: list[Path], screen: Screen, search: str | None, pas
 
 def count_failed(client: Client) -> int:
     """Return how many stages of all documents have failed."""
-    return sum(
-        stage["status"] == "failed" for row in read_documents(client) for stage in stages_of(row).values()
-    )
+    return sum(stage["status"] == "failed" for row in read_documents(client) for stage in stages_of(row).values())
 
 
 def retry_with_password(work: Workspace, client: Client, screen: Screen, password: str | None) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from processors_v2.stage_tracker import StageContext
-
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 MANUFACTURERS = {
     "Tarnwick": r"\b[CM]\d{3}i?\b",

@@ -18,9 +18,8 @@ import re
 import zlib
 from collections import Counter
 
-from processors_v2.stage_tracker import StageContext
-
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 DIMENSIONS = 256
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
-from processors_v2.stage_tracker import StageContext
 from pypdf import PageObject
 
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 THUMBNAIL_PIXELS = (160, 160)
+
+
+class UnreadableImagesError(Exception):
+    """There are images, but not one of them could be decoded."""
 
 
 def extract_images(work: Workspace, document_id: str) -> None:
@@ -39,7 +44,9 @@ def extract_images(work: Workspace, document_id: str) -> None:
                 rows[digest] = (document_id, digest, number, *image.size, str(path), str(thumbnail))
         if unreadable:
             ctx.set_metadata("unreadable_images", unreadable[:20])
-        if not rows and not unreadable:
+        if unreadable and not rows:
+            raise UnreadableImagesError(f"None of {len(unreadable)} images can be read; {unreadable[0]}")
+        if not rows:
             ctx.skip("No images found in PDF")
             return
         with work.database() as db, db.cursor() as cursor:
@@ -52,18 +59,19 @@ def extract_images(work: Workspace, document_id: str) -> None:
         ctx.set_metadata("images", len(rows))
 
 
-def images_of(page: PageObject) -> list[tuple[Image.Image | None, str]]:
-    """Return (image, "") for each image of a page, or (None, why) for one that cannot be decoded.
+def images_of(page: PageObject) -> Iterator[tuple[Image.Image | None, str]]:
+    """Yield (image, "") for each image of a page, or (None, why) for one that cannot be decoded.
 
     One odd image among hundreds is worth a note, not a failed stage.
     """
-    found: list[tuple[Image.Image | None, str]] = []
-    for name in page.images:
+    images = page.images
+    for number in range(len(images)):
         try:
-            found.append((page.images[name].image, ""))
+            image = images[number].image
         except Exception as error:  # noqa: BLE001  pypdf and Pillow meet odd images with many exception types
-            found.append((None, f"{name}: {error}"))
-    return found
+            yield None, f"{type(error).__name__}: {error}"
+        else:
+            yield image, ""
 
 
 def as_png(image: Image.Image) -> bytes:

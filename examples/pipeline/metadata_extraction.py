@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from processors_v2.stage_tracker import StageContext
-
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 LETTER_CODE = re.compile(r"\b[A-Z]-\d{4}\b")
 # 30.03.01 may be a code or a date: it counts as a code only where the text says so.

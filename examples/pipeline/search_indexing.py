@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from processors_v2.stage_tracker import StageContext
-
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 CONFIGURATIONS = {"de": "german", "en": "english"}
 """Postgres knows word stems of some thirty languages (\\dF in psql); "simple" takes words as they are."""
@@ -14,8 +13,7 @@ def index_chunks(work: Workspace, document_id: str) -> None:
     """Make the chunks of the document findable by their words."""
     with StageContext(work.tracker, document_id, "search_indexing") as ctx, work.database() as db:
         row = db.execute(
-            "select language, concat_ws(' ', manufacturer, product)"
-            " from manuals.files where document_id = %s",
+            "select language, concat_ws(' ', manufacturer, product) from manuals.files where document_id = %s",
             [document_id],
         ).fetchone()
         if row is None:

@@ -11,9 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from processors_v2.stage_tracker import StageContext
-
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 
 def store_objects(work: Workspace, document_id: str) -> None:
@@ -37,8 +36,7 @@ def store_objects(work: Workspace, document_id: str) -> None:
         with work.database() as db, db.cursor() as cursor:
             cursor.execute("delete from manuals.objects where document_id = %s", [document_id])
             cursor.executemany(
-                "insert into manuals.objects (document_id, object_key, name, size_bytes)"
-                " values (%s, %s, %s, %s)",
+                "insert into manuals.objects (document_id, object_key, name, size_bytes) values (%s, %s, %s, %s)",
                 list(rows.values()),
             )
         ctx.set_metadata("objects", len(rows))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from processors_v2.stage_tracker import StageContext
-
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 CHUNK_CHARACTERS = 700
 OVERLAP_CHARACTERS = 100
@@ -41,9 +40,7 @@ def extract_text(work: Workspace, document_id: str) -> None:
                 "insert into manuals.chunks (document_id, page, body) values (%s, %s, %s)",
                 [(document_id, number, chunk) for number, chunk in chunks],
             )
-            cursor.execute(
-                "update manuals.files set page_count = %s where document_id = %s", [total, document_id]
-            )
+            cursor.execute("update manuals.files set page_count = %s where document_id = %s", [total, document_id])
         ctx.set_metadata("chunks", len(chunks))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from processors_v2.stage_tracker import StageContext
 from pypdf import PdfReader
 from supabase import Client
 
 from pipeline.workspace import Workspace
+from processors_v2.stage_tracker import StageContext
 
 
 class UnreadablePdfError(Exception):

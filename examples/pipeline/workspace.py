@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import psycopg
-from processors_v2.stage_tracker import StageTracker
 from pypdf import PdfReader
+
+from processors_v2.stage_tracker import StageTracker
 
 T = TypeVar("T")
 
@@ -56,9 +57,7 @@ class Workspace:
             PasswordNeededError: The file is encrypted and no password, or a wrong one, is in `passwords`.
         """
         with self.database() as db:
-            row = db.execute(
-                "select path from manuals.files where document_id = %s", [document_id]
-            ).fetchone()
+            row = db.execute("select path from manuals.files where document_id = %s", [document_id]).fetchone()
         if row is None:
             raise LookupError(f"document {document_id} was not uploaded")
         reader = PdfReader(row[0])
