@@ -1,0 +1,73 @@
+"""The runner of the benchmarks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as runner
+
+BENCHMARK = '''"""Made up."""
+
+def run(bench):
+    done = list(bench.progress(range(3), "counting"))
+    bench.add("quick", float(bench.quick), "")
+    bench.add("counted", len(done), "1/s", baseline=2.0, ratio=1.5, target="at least 3", ok={ok})
+'''
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "type[Run]":
+    """Run a made-up benchmark that lies in the folder of benchmarks as far as Python can tell."""
+    monkeypatch.setattr(runner, "__file__", str(tmp_path / "__main__.py"))
+    monkeypatch.setattr("benchmarks.__path__", [str(tmp_path)])
+    Run.folder, Run.monkeypatch = tmp_path, monkeypatch
+    return Run
+
+
+class Run:
+    """One run of the runner."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def __init__(self, *arguments: str, ok: bool | None = None) -> None:
+        name = f"made_up_{ok}".lower()
+        (self.folder / f"{name}.py").write_text(BENCHMARK.format(ok=ok))
+        self.monkeypatch.setattr("sys.argv", ["bench", *[name if part == "NAME" else part for part in arguments]])
+        self.code = runner.main()
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1), (None, 0)])
+def test_the_exit_code_says_whether_targets_were_met(run: type[Run], ok: bool | None, code: int) -> None:
+    """A missed target fails the run, a figure without a target does not."""
+    assert run("NAME", ok=ok).code == code
+
+
+def test_figures_go_to_the_table_and_to_the_file(
+    run: type[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file holds each figure with all seven keys, the table each with its verdict."""
+    run("NAME", "--quick", "--json", str(tmp_path / "figures.json"), ok=True)
+    assert json.loads((tmp_path / "figures.json").read_text()) == [
+        {"name": "quick", "value": 1.0, "unit": "", "baseline": None, "ratio": None, "target": None, "ok": None},
+        {
+            "name": "counted",
+            "value": 3,
+            "unit": "1/s",
+            "baseline": 2.0,
+            "ratio": 1.5,
+            "target": "at least 3",
+            "ok": True,
+        },
+    ]
+    assert "at least 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [[], ["unheard_of"]])
+def test_without_a_known_name_it_lists_what_there_is(
+    run: type[Run], name: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No name and a wrong name both show the names."""
+    assert run(*name, ok=None).code == 2
+    assert "made_up_none" in capsys.readouterr().out
