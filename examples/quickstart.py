@@ -172,7 +172,8 @@ def main() -> int:
     try:
         run(folder, files, screen, arguments.search, arguments.password)
     except KeyboardInterrupt:
-        screen.say("\nStopped. Nothing was kept.")
+        # Not through rich, which may have been interrupted in the middle of a line.
+        print("\nStopped. Nothing was kept.", flush=True)
         return 130
     return 0
 
