@@ -45,31 +45,18 @@ exception when dependent_objects_still_exist then
               hint = 'Drop the views named on the right, run the migration again, then create them anew over the new columns.';
 end $$;
 
-create or replace view krai_core.vw_document_stages with (security_invoker = true) as
-select
-    d.id as document_id,
-    s.name as stage_name,
-    s.position,
-    case
-        when d.stage_status -> s.name ->> 'status' in ('processing', 'completed', 'failed', 'skipped') then d.stage_status -> s.name ->> 'status'
-        when d.stage_status -> s.name = '"completed"' then 'completed'
-        else 'pending'
-    end as status,
-    d.stage_status -> s.name as stage
-from krai_core.documents d
-cross join krai_core.stages s
-where s.enabled;
-comment on view krai_core.vw_document_stages is 'One row per document and enabled stage.';
-comment on column krai_core.vw_document_stages.document_id is 'The document.';
-comment on column krai_core.vw_document_stages.stage_name is 'The stage.';
-comment on column krai_core.vw_document_stages.position is 'Order of the stage in the pipeline.';
-comment on column krai_core.vw_document_stages.status is 'pending, processing, completed, failed or skipped; a missing or foreign value is pending.';
-comment on column krai_core.vw_document_stages.stage is 'The stored value, as it is; null where the key is missing.';
-
--- The columns after stage_status are those that an earlier tracker showed, where the table has them; more stages than
--- the first eight are found in stage_status.
+-- Both views are made here, so that the expression for the state of a stage stands once. As a function it would not be
+-- inlined (it pins its search_path) and cost seconds over all documents.
 do $$
 declare
+    v_state text := $q$case
+            when d.stage_status -> s.name ->> 'status' in ('processing', 'completed', 'failed', 'skipped')
+                then d.stage_status -> s.name ->> 'status'
+            when d.stage_status -> s.name = '"completed"' then 'completed'
+            else 'pending'
+        end$q$;
+    -- The columns after stage_status are those that an earlier tracker showed, where the table has them; more stages than
+    -- the first eight are found in stage_status.
     v_columns text := (
         select string_agg(format(', d.%I', wanted.name), '' order by wanted.place)
         from unnest(array['processing_status', 'created_at', 'updated_at']) with ordinality as wanted (name, place)
@@ -77,11 +64,27 @@ declare
             on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped);
     v_stages text := (
         select string_agg(format(
-            $q$case when d.stage_status -> %1$L ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then d.stage_status -> %1$L else krai_core._repaired_stage(d.stage_status -> %1$L) end as %2$I$q$,
-            name, name || '_status'), E',\n    ' order by place)
+            $q$case
+        when d.stage_status -> %1$L ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+            then d.stage_status -> %1$L
+        else krai_core._repaired_stage(d.stage_status -> %1$L)
+    end as %2$I$q$, name, name || '_status'), E',\n    ' order by place)
         from unnest(array['upload', 'text_extraction', 'image_processing', 'classification',
                           'metadata_extraction', 'storage', 'embedding', 'search_indexing']) with ordinality as eight (name, place));
 begin
+    execute format($q$
+create or replace view krai_core.vw_document_stages with (security_invoker = true) as
+select
+    d.id as document_id,
+    s.name as stage_name,
+    s.position,
+    %s as status,
+    d.stage_status -> s.name as stage
+from krai_core.documents d
+cross join krai_core.stages s
+where s.enabled$q$, v_state);
+
+    -- `offset 0` keeps the planner from working the state out again for each of the sums.
     execute format($q$
 create or replace view krai_core.vw_documents_by_stage with (security_invoker = true) as
 select
@@ -95,7 +98,7 @@ select
 from krai_core.documents d
 cross join lateral (
     select
-        (array_agg(ds.stage_name order by ds.position) filter (where ds.status not in ('completed', 'skipped')))[1] as current_stage,
+        (array_agg(ds.name order by ds.position) filter (where ds.status not in ('completed', 'skipped')))[1] as current_stage,
         coalesce(100.0 * count(*) filter (where ds.status in ('completed', 'skipped')) / nullif(count(*), 0), 100)::numeric(5, 2) as progress_percentage,
         case
             when count(*) filter (where ds.status = 'failed') > 0 then 'failed'
@@ -103,10 +106,21 @@ cross join lateral (
             when count(*) filter (where ds.status = 'pending') = count(*) then 'pending'
             else 'processing'
         end as document_status
-    from krai_core.vw_document_stages ds
-    where ds.document_id = d.id
-) o$q$, v_stages, v_columns);
+    from (
+        select s.name, s.position, %s as status
+        from krai_core.stages s
+        where s.enabled
+        offset 0
+    ) ds
+) o$q$, v_stages, v_columns, v_state);
 end $$;
+comment on view krai_core.vw_document_stages is 'One row per document and enabled stage.';
+comment on column krai_core.vw_document_stages.document_id is 'The document.';
+comment on column krai_core.vw_document_stages.stage_name is 'The stage.';
+comment on column krai_core.vw_document_stages.position is 'Order of the stage in the pipeline.';
+comment on column krai_core.vw_document_stages.status is 'pending, processing, completed, failed or skipped; a missing or foreign value is pending.';
+comment on column krai_core.vw_document_stages.stage is 'The stored value, as it is; null where the key is missing.';
+
 comment on view krai_core.vw_documents_by_stage is 'One row per document: where it stands in the pipeline.';
 do $$
 declare
