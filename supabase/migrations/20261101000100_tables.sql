@@ -1,11 +1,12 @@
--- Per-stage document tracking: the tables.
+-- Per-stage document tracking: what the database must be like, and the tables of the tracker.
 --
--- krai_core.documents        your table, adopted and never owned. Needed of it: `id uuid` (primary key or unique) and
---                            `filename`. We add one column, stage_status, and nothing else. Where there is no such
---                            table yet, a minimal one is made.
 -- krai_core.stages           the pipeline as data: one row per stage, in order, with its lease and its retries.
 -- krai_core.stage_prerequisites   the DAG: which stages must be finished before a stage may start.
 -- krai_core.stage_runs       one narrow row per attempt to run a stage: queue entry, lease and history in one.
+--
+-- The file begins with checks that write nothing: a database in which a later file could not do its work (documents is a
+-- view, its id is no uuid, a view of yours hangs on what must be replaced ...) is left as it was, with a sentence that says
+-- what to do.
 --
 -- Rules
 --   * documents.stage_status is the truth about where a document stands; stage_runs says who works on it and what was.
@@ -18,13 +19,120 @@
 --   * Times are the database's (clock_timestamp()), never a client's.
 -- Lock order, here and in every later file: documents rows in id order (for no key update), then stage_runs in id order.
 --
--- The file can be run again at any time; an interrupted run leaves nothing behind.
+-- Each file can be run again at any time; one that was interrupted has left nothing behind.
 
 begin;
 
--- A long reader would queue every writer behind our ALTER TABLE: rather fail and be run again.
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
+
+do $$
+declare
+    v_documents regclass := to_regclass('krai_core.documents');
+    v_text text;
+    v_hint text := ' Then run the migration again.';
+    v_column record;
+begin
+    select string_agg(wanted.name, ', ') into v_text
+    from unnest(array['anon', 'authenticated', 'service_role']) as wanted (name)
+    where to_regrole(wanted.name) is null;
+    if v_text is not null then
+        raise exception 'the roles of a Supabase database are missing: %', v_text
+            using errcode = '42704',
+                  hint = 'Run this in a Supabase project, or create them: `create role anon nologin; create role authenticated nologin; create role service_role nologin bypassrls;`.' || v_hint;
+    end if;
+
+    select string_agg(taken.name, ', ') into v_text
+    from (values ('stages', 'lease_seconds'), ('stage_prerequisites', 'requires'), ('stage_runs', 'claim_id')) as taken (name, sign)
+    where to_regclass('krai_core.' || taken.name) is not null
+      and not exists (
+          select from pg_catalog.pg_attribute a
+          join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind = 'r'
+          where a.attrelid = to_regclass('krai_core.' || taken.name) and a.attname = taken.sign and not a.attisdropped);
+    if v_text is not null then
+        raise exception 'something else in schema krai_core bears a name that the tracker needs: %', v_text
+            using errcode = '42P07', hint = 'Rename it (`alter table krai_core.... rename to ...`).' || v_hint;
+    end if;
+
+    -- What an earlier tracker left goes in later files, and what hangs on it would have to go with it.
+    with old as (
+        select 'pg_catalog.pg_class'::regclass as classid, c.oid as objid, 'krai_core.' || c.relname as name
+        from pg_catalog.pg_class c
+        where c.relnamespace = to_regnamespace('krai_core') and c.relkind = 'v'
+          and c.relname in ('vw_documents_by_stage', 'vw_stage_statistics')
+          and not exists (
+              select from pg_catalog.pg_attribute a
+              where a.attrelid = c.oid and a.attname in ('stage_status', 'duration_seconds') and not a.attisdropped)
+        union all
+        select 'pg_catalog.pg_proc'::regclass, p.oid, 'krai_core.' || p.proname || '()'
+        from pg_catalog.pg_proc p
+        where p.pronamespace = to_regnamespace('krai_core')
+          and p.proname in ('start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage')
+          and p.prorettype <> 'boolean'::regtype
+    )
+    select string_agg(distinct coalesce(
+               pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, r.ev_class, 0),
+               pg_catalog.pg_describe_object(d.classid, d.objid, 0)) || ' uses ' || old.name, '; ')
+    into v_text
+    from old
+    join pg_catalog.pg_depend d on d.refclassid = old.classid and d.refobjid = old.objid and d.deptype = 'n'
+    left join pg_catalog.pg_rewrite r on d.classid = 'pg_catalog.pg_rewrite'::regclass and r.oid = d.objid
+    where coalesce(r.ev_class, d.objid) not in (select o.objid from old o);
+    if v_text is not null then
+        raise exception 'views and functions of an earlier tracker must be replaced, but %', v_text
+            using errcode = '2BP01',
+                  hint = 'Keep the definition of yours (pg_get_viewdef, pg_get_functiondef), drop it, run the migration again, and create it anew over what is there then.';
+    end if;
+
+    if v_documents is null then
+        return;
+    end if;
+    select case c.relkind
+               when 'v' then 'a view' when 'm' then 'a materialized view' when 'p' then 'a partitioned table'
+               when 'f' then 'a foreign table' else 'of kind ' || c.relkind::text end
+    into v_text
+    from pg_catalog.pg_class c where c.oid = v_documents and c.relkind <> 'r';
+    if v_text is not null then
+        raise exception 'krai_core.documents is %, and stages can be tracked in an ordinary table only', v_text
+            using errcode = '42809',
+                  hint = 'Give it another name, and the name krai_core.documents to the table that holds the rows.' || v_hint;
+    end if;
+    select pg_catalog.pg_get_userbyid(c.relowner) into v_text
+    from pg_catalog.pg_class c where c.oid = v_documents and not pg_catalog.pg_has_role(current_user, c.relowner, 'usage');
+    if v_text is not null then
+        raise exception 'krai_core.documents belongs to %, and % may not change it', v_text, current_user
+            using errcode = '42501', hint = format('As its owner: `alter table krai_core.documents owner to %I;`.', current_user) || v_hint;
+    end if;
+    for v_column in
+        select wanted.name, a.attnum, a.attnotnull, a.attgenerated <> '' as is_generated, pg_catalog.format_type(a.atttypid, null) as type
+        from unnest(array['id', 'filename', 'stage_status']) as wanted (name)
+        left join pg_catalog.pg_attribute a on a.attrelid = v_documents and a.attname = wanted.name and not a.attisdropped
+    loop
+        if v_column.name = 'id' and v_column.type is distinct from 'uuid' then
+            raise exception 'krai_core.documents.id is %, and stages are tracked by uuid', coalesce('of type ' || v_column.type, 'missing')
+                using errcode = '42804',
+                      hint = 'Rename the old column if there is one, and add `id uuid primary key default gen_random_uuid()`.' || v_hint;
+        elsif v_column.name = 'id' and not (v_column.attnotnull and exists (
+            select from pg_catalog.pg_index i
+            where i.indrelid = v_documents and i.indisunique and i.indisvalid and i.indpred is null
+              and i.indnkeyatts = 1 and i.indkey[0] = v_column.attnum
+        )) then
+            raise exception 'krai_core.documents.id is not a key: it must be unique and not null'
+                using errcode = '42830', hint = '`alter table krai_core.documents add primary key (id);`.' || v_hint;
+        elsif v_column.name = 'filename' and v_column.type is null then
+            raise exception 'krai_core.documents has no column filename'
+                using errcode = '42703',
+                      hint = 'Add it, for instance `alter table krai_core.documents add column filename text generated always as (<your column>) stored;`.' || v_hint;
+        elsif v_column.name = 'stage_status' and v_column.type <> 'jsonb' then
+            raise exception 'krai_core.documents.stage_status is of type %, not jsonb', v_column.type
+                using errcode = '42804',
+                      hint = '`alter table krai_core.documents alter column stage_status drop default, alter column stage_status type jsonb using stage_status::jsonb;`.' || v_hint;
+        elsif v_column.name = 'stage_status' and v_column.is_generated then
+            raise exception 'krai_core.documents.stage_status is a generated column, and nobody could write it'
+                using errcode = '428C9', hint = '`alter table krai_core.documents alter column stage_status drop expression;`.' || v_hint;
+        end if;
+    end loop;
+end $$;
 
 create schema if not exists krai_core;
 
@@ -97,20 +205,22 @@ create unique index if not exists stage_runs_document_stage_claim
     on krai_core.stage_runs (document_id, stage_name, claim_id);
 
 -- Seeded once: a pipeline that was changed since is left as it is.
-insert into krai_core.stages (name, position, description)
-select seed.name, seed.position, seed.description
-from (values
-    ('upload', 1, 'Document ingestion & validation'),
-    ('text_extraction', 2, 'PDF text & chunking'),
-    ('image_processing', 3, 'OCR, Vision AI'),
-    ('classification', 4, 'Manufacturer/product detection'),
-    ('metadata_extraction', 5, 'Error codes, versions'),
-    ('storage', 6, 'R2 upload'),
-    ('embedding', 7, 'Vector embeddings'),
-    ('search_indexing', 8, 'Search analytics')
-) as seed (name, position, description)
-where not exists (select from krai_core.stages);
-
+with seeded as (
+    insert into krai_core.stages (name, position, description)
+    select seed.name, seed.position, seed.description
+    from (values
+        ('upload', 1, 'Document ingestion & validation'),
+        ('text_extraction', 2, 'PDF text & chunking'),
+        ('image_processing', 3, 'OCR, Vision AI'),
+        ('classification', 4, 'Manufacturer/product detection'),
+        ('metadata_extraction', 5, 'Error codes, versions'),
+        ('storage', 6, 'R2 upload'),
+        ('embedding', 7, 'Vector embeddings'),
+        ('search_indexing', 8, 'Search analytics')
+    ) as seed (name, position, description)
+    where not exists (select from krai_core.stages)
+    returning name
+)
 insert into krai_core.stage_prerequisites (stage_name, requires)
 select seed.stage_name, seed.requires
 from (values
@@ -124,102 +234,7 @@ from (values
     ('search_indexing', 'metadata_extraction'),
     ('search_indexing', 'classification')
 ) as seed (stage_name, requires)
-where not exists (select from krai_core.stage_prerequisites);
-
-create or replace function krai_core._pending_stage() returns jsonb
-language sql immutable parallel safe
-set search_path = ''
-as $$
-    select '{"status": "pending", "started_at": null, "completed_at": null, "duration_seconds": null,
-             "progress": 0, "error": null, "metadata": {}}'::jsonb
-$$;
-comment on function krai_core._pending_stage() is
-'The seven keys of a stage that has not started: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
-
-create or replace function krai_core._default_stage_status() returns jsonb
-language sql stable
-set search_path = ''
-as $$
-    select coalesce(jsonb_object_agg(s.name, krai_core._pending_stage()), '{}')
-    from krai_core.stages s
-    where s.enabled
-$$;
-comment on function krai_core._default_stage_status() is
-'stage_status of a document on which nothing has been done: every enabled stage pending.';
-
-do $$
-declare
-    v_table oid := to_regclass('krai_core.documents');
-    v_kind "char" := (select c.relkind from pg_catalog.pg_class c where c.oid = v_table);
-    v_type text;
-begin
-    if v_table is null then
-        create table krai_core.documents (
-            id uuid primary key default gen_random_uuid(),
-            filename text not null,
-            processing_status text default 'pending',
-            created_at timestamptz not null default now(),
-            updated_at timestamptz not null default now()
-        );
-        comment on table krai_core.documents is 'One row per document that the pipeline processes.';
-        comment on column krai_core.documents.id is 'Document id.';
-        comment on column krai_core.documents.filename is 'Name of the file as uploaded.';
-        comment on column krai_core.documents.processing_status is
-            'Derived from stage_status: pending, processing, completed or failed.';
-        comment on column krai_core.documents.created_at is 'When the row was inserted; UTC, database clock.';
-        comment on column krai_core.documents.updated_at is 'When the application last changed the row; the tracker does not touch it.';
-        alter table krai_core.documents enable row level security;
-        -- Permissive and empty: it admits nobody and does not stand in the way of the policies that you will add.
-        create policy documents_no_client on krai_core.documents
-            for all to anon, authenticated using (false) with check (false);
-    else
-        if v_kind <> 'r' then
-            raise exception 'krai_core.documents is not an ordinary table (relkind %), stages cannot be tracked in it', v_kind
-                using errcode = '42809',
-                      hint = 'Rename the view or partitioned table, make krai_core.documents the table itself, and run the migration again.';
-        end if;
-        select pg_catalog.format_type(a.atttypid, null) into v_type
-        from pg_catalog.pg_attribute a
-        where a.attrelid = v_table and a.attname = 'id' and not a.attisdropped;
-        if v_type is distinct from 'uuid' then
-            raise exception 'krai_core.documents.id is %, stages are tracked by uuid', coalesce('of type ' || v_type, 'missing')
-                using errcode = '42804', hint = 'Give the table a column `id uuid primary key` and run the migration again.';
-        end if;
-        if not exists (
-            select from pg_catalog.pg_index i
-            join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = 'id'
-            where i.indrelid = v_table and i.indisunique and i.indisvalid and i.indpred is null
-              and i.indnkeyatts = 1 and i.indkey[0] = a.attnum
-        ) then
-            raise exception 'krai_core.documents.id is not unique'
-                using errcode = '42830', hint = 'alter table krai_core.documents add primary key (id); then run the migration again.';
-        end if;
-        if not exists (
-            select from pg_catalog.pg_attribute a
-            where a.attrelid = v_table and a.attname = 'filename' and not a.attisdropped
-        ) then
-            raise exception 'krai_core.documents has no column filename'
-                using errcode = '42703', hint = 'Add a text column filename (a generated column will do) and run the migration again.';
-        end if;
-        select pg_catalog.format_type(a.atttypid, null) into v_type
-        from pg_catalog.pg_attribute a
-        where a.attrelid = v_table and a.attname = 'stage_status' and not a.attisdropped;
-        if v_type <> 'jsonb' then
-            raise exception 'krai_core.documents.stage_status is of type %, not jsonb', v_type
-                using errcode = '42804',
-                      hint = 'alter table krai_core.documents alter column stage_status type jsonb using stage_status::jsonb; then run the migration again.';
-        end if;
-    end if;
-    -- A constant, not a function: a function default would break the inserts of roles that may not execute it, and a
-    -- volatile one would rewrite the table.
-    execute format('alter table krai_core.documents add column if not exists stage_status jsonb default %L::jsonb',
-                   krai_core._default_stage_status());
-    execute format('alter table krai_core.documents alter column stage_status set default %L::jsonb',
-                   krai_core._default_stage_status());
-end $$;
-
-comment on column krai_core.documents.stage_status is
-'The truth about each stage of this document: {"<stage>": {status, started_at, completed_at, duration_seconds, progress, error, metadata}}. status: pending, processing, completed, failed or skipped. Times: ISO 8601, UTC, database clock. duration_seconds: seconds. progress: percent, 0 to 100. Written by krai_core.start_stage and its like; a direct edit counts as it stands, except on stages that a worker holds.';
+where exists (select from seeded);
 
 comment on table krai_core.stages is 'The stages of the pipeline, in order. A disabled stage counts as satisfied and is in no total.';
 comment on column krai_core.stages.name is 'Key of the stage in documents.stage_status; lower case letters, digits and underscores.';
@@ -259,8 +274,9 @@ comment on column krai_core.stage_runs.metadata is 'Metadata of this run, kept w
 comment on column krai_core.stage_runs.reset_at is 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
 comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled after this run.';
 
--- Who may do what. service_role writes; authenticated reads the pipeline, and the runs of the documents that the
--- policies of krai_core.documents let it see, without the credentials; anon gets nothing.
+-- Who may do what. service_role writes; authenticated reads the pipeline, and the runs of the documents that it may
+-- see (the policy for that comes with the documents), without the credentials; anon gets nothing. What default
+-- privileges of the schema gave away is taken back in the transaction that made the tables.
 alter table krai_core.stages enable row level security;
 alter table krai_core.stage_prerequisites enable row level security;
 alter table krai_core.stage_runs enable row level security;
@@ -269,19 +285,14 @@ drop policy if exists stages_select_authenticated on krai_core.stages;
 create policy stages_select_authenticated on krai_core.stages for select to authenticated using (true);
 drop policy if exists stage_prerequisites_select_authenticated on krai_core.stage_prerequisites;
 create policy stage_prerequisites_select_authenticated on krai_core.stage_prerequisites for select to authenticated using (true);
-drop policy if exists stage_runs_select_with_document on krai_core.stage_runs;
-create policy stage_runs_select_with_document on krai_core.stage_runs for select to authenticated
-    using (exists (select from krai_core.documents d where d.id = stage_runs.document_id));
 
 grant usage on schema krai_core to authenticated, service_role;
-grant select, insert, update, delete on krai_core.documents to service_role;
 revoke all on krai_core.stages, krai_core.stage_prerequisites, krai_core.stage_runs from public, anon, authenticated;
+revoke all on sequence krai_core.stage_runs_id_seq from public, anon, authenticated;
 grant select on krai_core.stages, krai_core.stage_prerequisites to authenticated, service_role;
 grant select, insert, update, delete on krai_core.stage_runs to service_role;
 grant select (id, document_id, stage_name, status, attempt, priority, available_at, lease_expires_at, heartbeat_at,
               started_at, finished_at, error, progress, metadata, reset_at)
     on krai_core.stage_runs to authenticated;
-revoke execute on function krai_core._pending_stage(), krai_core._default_stage_status() from public, anon, authenticated;
-grant execute on function krai_core._pending_stage(), krai_core._default_stage_status() to service_role;
 
 commit;

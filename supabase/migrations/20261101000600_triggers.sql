@@ -8,6 +8,8 @@
 --   documents_300_legacy_status, documents_300_legacy_stage    after update: processing_status and processing_stage,
 --       where the table has them as text, follow the stages
 --   documents_400_delete_runs, documents_400_truncate_runs     after delete, truncate: the runs go with their documents
+--   zzz_documents_keep_rest      before, row, last by its name: while the migration repairs stage_status, no other column
+--       changes, whatever triggers of yours (updated_at = now()) wrote into the row
 --
 -- Rules
 --   * Total: a missing or foreign status counts as pending, nothing is cast without a type test, nothing raises.
@@ -37,9 +39,7 @@ begin
     end if;
     if tg_op = 'INSERT' then
         -- The argument says that the table has a column processing_status.
-        if tg_nargs > 0 and not exists (
-            select from krai_core.stages s where krai_core._stage_state(new.stage_status -> s.name) <> 'pending'
-        ) then
+        if tg_nargs > 0 then
             if new.processing_status::text = 'completed' then
                 new.stage_status := krai_core._completed_before(new.stage_status);
             end if;
@@ -65,13 +65,14 @@ language sql stable
 set search_path = ''
 as $$
     select p_stage_status || coalesce(jsonb_object_agg(s.name,
-        krai_core._pending_stage() || jsonb_build_object('status', 'completed', 'progress', 100,
-            'metadata', p_stage_status -> s.name -> 'metadata' || '{"v1": "completed"}')), '{}')
+        p_stage_status -> s.name || krai_core._pending_stage() || jsonb_build_object('status', 'completed', 'progress', 100,
+            'metadata', jsonb_build_object('v1', case p_stage_status -> s.name when krai_core._pending_stage()
+                then '"completed"' else p_stage_status -> s.name end) || (p_stage_status -> s.name -> 'metadata'))), '{}')
     from krai_core.stages s
-    where p_stage_status ? s.name
+    where krai_core._stage_state(p_stage_status -> s.name) = 'pending' and p_stage_status ? s.name
 $$;
 comment on function krai_core._completed_before(jsonb) is
-'A sound stage_status with every stage completed, times and duration null: for documents that were finished before stages were tracked.';
+'A sound stage_status with every pending stage completed, times and duration null: for documents that were finished before stages were tracked. What such a stage held, or that there was nothing, is kept in metadata.v1.';
 
 create or replace function krai_core._tg_documents_close_runs() returns trigger
 language plpgsql security definer
@@ -81,11 +82,13 @@ begin
     if coalesce(current_setting('krai_core.writer', true), '') <> '' then
         return null;
     end if;
-    update krai_core.stage_runs r
-    set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
-    from after_rows a
-    where r.document_id = a.id and r.status = 'running'
-      and krai_core._stage_state(a.stage_status -> r.stage_name) <> 'processing';
+    -- Planned for the rows at hand each time: a plan kept from a call with one row would be wrong for many.
+    execute $q$
+        update krai_core.stage_runs r
+        set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
+        from (select a.id, a.stage_status from after_rows a except select b.id, b.stage_status from before_rows b) edited
+        where r.document_id = edited.id and r.status = 'running'
+          and krai_core._stage_state(edited.stage_status -> r.stage_name) <> 'processing'$q$;
     return null;
 end;
 $$;
@@ -96,26 +99,28 @@ create or replace function krai_core._tg_documents_legacy_status() returns trigg
 language plpgsql security definer
 set search_path = ''
 as $$
+declare
+    v_changed uuid[];
 begin
-    if current_setting('krai_core.writer', true) = 'migration' or not exists (
-        select from before_rows b
-        join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
-        join krai_core.stages s on a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status'
-    ) then
+    if current_setting('krai_core.writer', true) = 'migration' then
         return null;
     end if;
-    update krai_core.documents d
-    set processing_status = v.document_status
-    from before_rows b
-    join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
-    join krai_core.vw_documents_by_stage v on v.id = a.id
-    where d.id = a.id
-      and d.processing_status is distinct from v.document_status
-      and exists (
-          select from krai_core.stages s
-          where a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status');
+    -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
+    -- call, as a nested loop, and take minutes over some thousand rows.
+    v_changed := array(
+        select x.id from (
+            select a.id, (select array_agg(a.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from after_rows a
+            except
+            select b.id, (select array_agg(b.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from before_rows b
+        ) x);
+    if v_changed <> '{}' then
+        update krai_core.documents d
+        set processing_status = v.document_status
+        from krai_core.vw_documents_by_stage v
+        where d.id = any (v_changed) and v.id = d.id and d.processing_status is distinct from v.document_status;
+    end if;
     return null;
-exception when integrity_constraint_violation or data_exception or undefined_column then
+exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
     raise warning 'krai_core.documents.processing_status was left as it is: %', sqlerrm;
     return null;
 end;
@@ -126,26 +131,28 @@ create or replace function krai_core._tg_documents_legacy_stage() returns trigge
 language plpgsql security definer
 set search_path = ''
 as $$
+declare
+    v_changed uuid[];
 begin
-    if current_setting('krai_core.writer', true) = 'migration' or not exists (
-        select from before_rows b
-        join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
-        join krai_core.stages s on a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status'
-    ) then
+    if current_setting('krai_core.writer', true) = 'migration' then
         return null;
     end if;
-    update krai_core.documents d
-    set processing_stage = v.current_stage
-    from before_rows b
-    join after_rows a on a.id = b.id and a.stage_status is distinct from b.stage_status
-    join krai_core.vw_documents_by_stage v on v.id = a.id
-    where d.id = a.id
-      and d.processing_stage is distinct from v.current_stage
-      and exists (
-          select from krai_core.stages s
-          where a.stage_status -> s.name ->> 'status' is distinct from b.stage_status -> s.name ->> 'status');
+    -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
+    -- call, as a nested loop, and take minutes over some thousand rows.
+    v_changed := array(
+        select x.id from (
+            select a.id, (select array_agg(a.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from after_rows a
+            except
+            select b.id, (select array_agg(b.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from before_rows b
+        ) x);
+    if v_changed <> '{}' then
+        update krai_core.documents d
+        set processing_stage = v.current_stage
+        from krai_core.vw_documents_by_stage v
+        where d.id = any (v_changed) and v.id = d.id and d.processing_stage is distinct from v.current_stage;
+    end if;
     return null;
-exception when integrity_constraint_violation or data_exception or undefined_column then
+exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
     raise warning 'krai_core.documents.processing_stage was left as it is: %', sqlerrm;
     return null;
 end;
@@ -167,8 +174,22 @@ end;
 $$;
 comment on function krai_core._tg_documents_delete_runs() is 'Deletes the runs of deleted documents.';
 
+create or replace function krai_core._tg_documents_keep_rest() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+declare
+    v_stage_status jsonb := new.stage_status;
+begin
+    new := old;
+    new.stage_status := v_stage_status;
+    return new;
+end;
+$$;
+comment on function krai_core._tg_documents_keep_rest() is 'Takes back what other triggers changed in a row whose stage_status the migration repairs.';
+
 revoke execute on function
-    krai_core._tg_documents_repair(), krai_core._tg_documents_close_runs(), krai_core._tg_documents_legacy_status(),
+    krai_core._tg_documents_keep_rest(), krai_core._tg_documents_repair(), krai_core._tg_documents_close_runs(), krai_core._tg_documents_legacy_status(),
     krai_core._tg_documents_legacy_stage(), krai_core._tg_documents_delete_runs(), krai_core._completed_before(jsonb)
     from public, anon, authenticated, service_role;
 
@@ -176,7 +197,9 @@ do $$
 declare
     v_has_status boolean := exists (
         select from pg_catalog.pg_attribute a
-        where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status' and not a.attisdropped);
+        where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status' and not a.attisdropped
+          -- What a BEFORE trigger cannot see, because it is computed later.
+          and a.attgenerated = '');
     v_legacy record;
 begin
     -- A new document with the default, which is nearly every one, does not enter the function.
@@ -187,7 +210,7 @@ begin
         case when v_has_status then $q$or new.processing_status::text = 'completed'$q$ end,
         case when v_has_status then $q$'processing_status'$q$ end);
     for v_legacy in
-        select wanted.name, wanted.place, t.typcategory = 'S' and t.typtype = 'b' as is_text
+        select wanted.name, wanted.place, t.typcategory = 'S' and t.typtype = 'b' and a.attgenerated = '' as is_text
         from (values ('status', 'processing_status'), ('stage', 'processing_stage')) as wanted (place, name)
         left join pg_catalog.pg_attribute a
             on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped
@@ -208,8 +231,12 @@ create or replace trigger documents_100_repair_update
     before update on krai_core.documents for each row
     when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
     execute function krai_core._tg_documents_repair();
+create or replace trigger zzz_documents_keep_rest
+    before update on krai_core.documents for each row
+    when (current_setting('krai_core.writer', true) = 'migration')
+    execute function krai_core._tg_documents_keep_rest();
 create or replace trigger documents_200_close_runs
-    after update on krai_core.documents referencing new table as after_rows
+    after update on krai_core.documents referencing old table as before_rows new table as after_rows
     for each statement execute function krai_core._tg_documents_close_runs();
 create or replace trigger documents_400_delete_runs
     after delete on krai_core.documents referencing old table as before_rows
