@@ -25,8 +25,8 @@ sys.exit(dev.run([sys.executable, "-c", sys.argv[2]]))
 """
 WAITING = """
 import os, time
-print(os.getpid(), flush=True)
 try:
+    print(os.getpid(), flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("cleaned up", flush=True)
