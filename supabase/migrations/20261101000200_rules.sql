@@ -6,7 +6,7 @@
 --   _stage_state      which of the five states a stored value means, however odd the value is
 --   _repaired_stage, _repaired, _is_sound     odd values turned into the seven keys, nothing lost
 --   _hold, _write     locks the document and returns its stage_status; writes it
---   _checked_metadata, _without_disk_wait
+--   _checked_metadata
 --
 -- Errors. PT404 (HTTP 404) unknown document; PT409 (409) conflict or lost lease; 22023 (400) bad argument. Never 40001:
 -- PostgREST before 16 repeats such a call without end; never P0002, which becomes HTTP 500.
@@ -33,11 +33,15 @@ $$;
 comment on function krai_core._raise(text, text, text, jsonb, text) is
 'Raises an error of the tracker: SQLSTATE, the machine word for DETAIL, message, further keys of DETAIL, remedy.';
 
+-- In plpgsql, as all that writers call: its plans live as long as the session. An SQL function with a pinned search_path is
+-- not inlined, and planned anew in every transaction.
 create or replace function krai_core._iso(p_time timestamptz) returns text
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path = ''
 as $$
-    select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+begin
+    return to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
+end;
 $$;
 comment on function krai_core._iso(timestamptz) is 'ISO 8601 in UTC with microseconds and Z.';
 
@@ -46,28 +50,37 @@ create or replace function krai_core._time_or_null(p_text text) returns timestam
 language plpgsql stable
 set search_path = ''
 set timezone = 'UTC'
+set datestyle = 'ISO, MDY'
 as $$
 declare
     v_time timestamptz;
 begin
+    -- Words such as now and epoch are times to Postgres, but never what somebody noted.
+    if p_text !~ '^\s*\d' then
+        return null;
+    end if;
     v_time := p_text::timestamptz;
-    return case when isfinite(v_time) then v_time end;
+    -- Years that have four digits: what _iso can write.
+    return case when v_time >= '0001-01-01 00:00:00+00' and v_time < '10000-01-01 00:00:00+00' then v_time end;
 exception when data_exception then
     return null;
 end;
 $$;
-comment on function krai_core._time_or_null(text) is 'The time that a text means, UTC where it names no zone; null where it means none.';
+comment on function krai_core._time_or_null(text) is
+'The time that a text means, in the years 1 to 9999, UTC where it names no zone, month before day where that is open; null where it means none.';
 
 -- vw_document_stages holds the same expression inline, for speed; a test compares the two on every odd value.
 create or replace function krai_core._stage_state(p_stage jsonb) returns text
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path = ''
 as $$
-    select case
+begin
+    return case
         when p_stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then p_stage ->> 'status'
         when p_stage = '"completed"' then 'completed'
         else 'pending'
-    end
+    end;
+end;
 $$;
 comment on function krai_core._stage_state(jsonb) is
 'The state that a stored stage means: its status if that is one of the five; the plain string "completed" means completed; all else, and a missing key, means pending.';
@@ -124,8 +137,13 @@ begin
         v_odd := v_odd or v_value <> 'null';
         v_stage := v_stage || '{"metadata": {}}';
     end if;
-    if v_odd and not v_stage -> 'metadata' ? 'v1' then
-        v_stage := jsonb_set(v_stage, '{metadata,v1}', p_stage);
+    if v_odd then
+        -- An original that is there already takes the further one in, key by key: repeated odd edits lose nothing and do
+        -- not pile up.
+        v_value := v_stage #> '{metadata,v1}';
+        v_stage := jsonb_set(v_stage, '{metadata,v1}', case jsonb_typeof(v_value)
+            when 'object' then v_value || (p_stage - 'metadata')
+            else p_stage - 'metadata' || jsonb_build_object('v1', v_value) end);
     end if;
     return v_stage;
 end;
@@ -156,22 +174,33 @@ $$;
 comment on function krai_core._repaired(jsonb) is
 'stage_status with every enabled stage in the shape of the seven keys; unknown keys stay; a root that is no object is kept in metadata.v1 of the first stage.';
 
--- Ten times cheaper than to repair and compare; a test holds it against _repaired on generated values.
+-- Several times cheaper than to repair and compare; a test holds it against _repaired on generated values. Every value is
+-- asked for its type first, because a jsonpath in lax mode takes an array for its elements.
 create or replace function krai_core._is_sound(p_stage_status jsonb) returns boolean
-language sql stable
+language plpgsql stable
 set search_path = ''
 as $$
-    select coalesce(jsonb_typeof(p_stage_status) = 'object'
-        and p_stage_status ?& array(select s.name from krai_core.stages s where s.enabled)
-        and not jsonb_path_exists(p_stage_status, '$.* ? (
-            @.type() != "object"
-            || !exists(@.status ? (@ == "pending" || @ == "processing" || @ == "completed" || @ == "failed" || @ == "skipped"))
-            || !exists(@.metadata ? (@.type() == "object"))
-            || !exists(@.progress ? (@ >= 0 && @ <= 100))
-            || !exists(@.duration_seconds ? (@ == null || @ >= 0))
-            || !exists(@.error ? (@ == null || @.type() == "string"))
-            || !exists(@.started_at ? (@ == null || @ like_regex "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z$"))
-            || !exists(@.completed_at ? (@ == null || @ like_regex "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z$")))'), false)
+begin
+    return coalesce(jsonb_typeof(p_stage_status) = 'object' and not exists (
+        select from krai_core.stages s
+        cross join lateral (select p_stage_status -> s.name as stage offset 0) x
+        where (s.enabled or p_stage_status ? s.name) and not coalesce(x.stage @@ '
+            $.type() == "object"
+            && $.status.type() == "string" && ($.status == "pending" || $.status == "processing"
+                || $.status == "completed" || $.status == "failed" || $.status == "skipped")
+            && $.metadata.type() == "object"
+            && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100
+            && ($.duration_seconds.type() == "null" || ($.duration_seconds.type() == "number" && $.duration_seconds >= 0))
+            && ($.error.type() == "null" || $.error.type() == "string")
+            && ($.started_at.type() == "null" || ($.started_at.type() == "string" && !($.started_at starts with "0000")
+                && exists($.started_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))
+            && ($.completed_at.type() == "null" || ($.completed_at.type() == "string" && !($.completed_at starts with "0000")
+                && exists($.completed_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))'
+            -- datetime() sees that there is such a day; that each part has all its digits is seen here.
+            and coalesce(translate(x.stage ->> 'started_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true)
+            and coalesce(translate(x.stage ->> 'completed_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true), false)
+    ), false);
+end;
 $$;
 comment on function krai_core._is_sound(jsonb) is
 'True when every enabled stage is there and every stage has the seven keys in their types: then _repaired has nothing to do.';
@@ -248,7 +277,9 @@ as $$
 declare
     v_stage_status jsonb;
 begin
-    perform krai_core._stage_named(p_stage_name);
+    if not exists (select from krai_core.stages s where s.name = p_stage_name) then
+        perform krai_core._stage_named(p_stage_name);
+    end if;
     select d.stage_status into v_stage_status
     from krai_core.documents d
     where d.id = p_document_id
@@ -256,45 +287,29 @@ begin
     if not found then
         perform krai_core._raise_unknown_document(p_document_id);
     end if;
-    if v_stage_status -> p_stage_name ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
-       and jsonb_typeof(v_stage_status -> p_stage_name -> 'metadata') = 'object'
-       and jsonb_typeof(v_stage_status -> p_stage_name -> 'progress') = 'number' then
+    if krai_core._is_sound(v_stage_status) and v_stage_status ? p_stage_name then
         return v_stage_status;
     end if;
     return jsonb_build_object(p_stage_name, krai_core._pending_stage()) || krai_core._repaired(v_stage_status);
 end;
 $$;
 comment on function krai_core._hold(uuid, text) is
-'Locks the document and returns its stage_status, in which the given stage is sound. Raises 22023 unknown_stage, PT404 unknown_document.';
+'Locks the document and returns its stage_status, repaired, in which the given stage is found even if it is disabled. Raises 22023 unknown_stage, PT404 unknown_document.';
 
 -- The one place from which functions write the truth. The setting tells the triggers that this is no direct edit; it is
 -- taken back at once, because the transaction may go on with edits of its own.
-create or replace function krai_core._write(p_document_id uuid, p_stage_status jsonb) returns void
+create or replace function krai_core._write(p_document_id uuid, p_stage_status jsonb, p_writer text default 'tracker') returns void
 language plpgsql volatile
 set search_path = ''
 as $$
 begin
-    perform set_config('krai_core.writer', 'tracker', true);
+    perform set_config('krai_core.writer', p_writer, true);
     update krai_core.documents d set stage_status = p_stage_status where d.id = p_document_id;
     perform set_config('krai_core.writer', '', true);
 end;
 $$;
-comment on function krai_core._write(uuid, jsonb) is 'Writes stage_status of a document that the caller has locked.';
-
--- Called where nothing is lost with the server's last half second: a progress value or a heartbeat. Only where the call
--- is the whole transaction, which PostgREST tells by request.path: never for the commit of somebody else's work.
-create or replace function krai_core._without_disk_wait(p_function text) returns void
-language plpgsql volatile
-set search_path = ''
-as $$
-begin
-    if current_setting('request.path', true) = '/rpc/' || p_function then
-        perform set_config('synchronous_commit', 'off', true);
-    end if;
-end;
-$$;
-comment on function krai_core._without_disk_wait(text) is
-'Lets the commit of an rpc of this name not wait for the disk; does nothing inside any other transaction.';
+comment on function krai_core._write(uuid, jsonb, text) is
+'Writes stage_status of a document that the caller has locked. p_writer: tracker, or progress where no status changes.';
 
 do $$
 declare
@@ -305,7 +320,7 @@ begin
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
             '_raise', '_iso', '_time_or_null', '_stage_state', '_repaired_stage', '_repaired', '_is_sound', '_checked_metadata', '_stage_named',
-            '_raise_unknown_document', '_raise_conflict', '_hold', '_write', '_without_disk_wait'])
+            '_raise_unknown_document', '_raise_conflict', '_hold', '_write'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

@@ -49,6 +49,7 @@ declare
     v_stage_status jsonb := krai_core._hold(p_document_id, p_stage_name);
     v_name text;
     v_status text;
+    v_changed boolean := false;
 begin
     for v_name in
         with recursive reached (stage_name) as (
@@ -60,8 +61,8 @@ begin
         )
         select s.name from krai_core.stages s join reached r on r.stage_name = s.name order by s.position
     loop
-        v_status := krai_core._stage_state(v_stage_status -> v_name);
-        continue when v_status = 'pending';
+        v_status := v_stage_status -> v_name ->> 'status';
+        continue when v_status is null or v_status = 'pending';
         if v_status = 'processing' then
             if p_force is not true then
                 perform krai_core._raise_conflict('reset', p_document_id, v_name, v_status,
@@ -71,16 +72,19 @@ begin
             set status = 'cancelled', finished_at = clock_timestamp(), error = 'reset while it ran'
             where r.document_id = p_document_id and r.stage_name = v_name and r.status = 'running';
         end if;
-        perform krai_core._keep_last_run(p_document_id, v_name, krai_core._repaired_stage(v_stage_status -> v_name), left(p_actor, 200), true);
+        perform krai_core._keep_last_run(p_document_id, v_name, v_stage_status -> v_name, left(p_actor, 200), true);
         v_stage_status := v_stage_status || jsonb_build_object(v_name, krai_core._pending_stage());
+        v_changed := true;
     end loop;
-    perform krai_core._write(p_document_id, v_stage_status);
+    if v_changed then
+        perform krai_core._write(p_document_id, v_stage_status);
+    end if;
     return true;
 end;
 $$;
 comment on function krai_core.reset_stage(uuid, text, boolean, boolean, text) is
 'Brings a stage back to pending from any state, so that it is run again.
-p_cascade: also every stage that depends on it, directly or not. p_force: also where it is processing; its holder then hears lease_lost. p_actor: who asked for it. Returns true. What the stage held is kept in stage_runs. Raises PT409 conflict when one of the stages is processing and p_force is not true (nothing is changed then), PT404 unknown_document, 22023 unknown_stage.';
+p_cascade: also every stage that depends on it, directly or not. p_force: also where it is processing; its holder then hears lease_lost. p_actor: who asked for it. Returns true, also for pending stages, which stay as they are. What the stage held is kept in stage_runs. Raises PT409 conflict when one of the stages is processing and p_force is not true (nothing is changed then), PT404 unknown_document, 22023 unknown_stage.';
 
 create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
 language plpgsql volatile
@@ -99,7 +103,10 @@ begin
         perform krai_core._raise('22023', 'invalid_runs', 'heartbeat takes an array of objects with document_id, stage_name and claim_id', '{}',
             'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>"}, ...].');
     end if;
-    perform krai_core._without_disk_wait('heartbeat');
+    -- As in update_stage_progress.
+    if current_setting('request.path', true) = '/rpc/heartbeat' then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
     with asked as (
         select (run ->> 'document_id')::uuid as document_id, run ->> 'stage_name' as stage_name, (run ->> 'claim_id')::uuid as claim_id, run
         from jsonb_array_elements(p_runs) run

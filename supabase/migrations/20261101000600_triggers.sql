@@ -94,15 +94,17 @@ end;
 $$;
 comment on function krai_core._tg_documents_close_runs() is 'Cancels the running runs of stages that a direct edit took out of processing.';
 
--- Two functions of one shape, because each names its column: planned once, and attached only where the column exists.
+-- Two functions of one shape, because each names its column; attached only where the column exists. A generic plan, because
+-- one for the very array of ids would be made anew at each call and cost as much as all the rest.
 create or replace function krai_core._tg_documents_legacy_status() returns trigger
 language plpgsql security definer
 set search_path = ''
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_changed uuid[];
 begin
-    if current_setting('krai_core.writer', true) = 'migration' then
+    if current_setting('krai_core.writer', true) in ('migration', 'progress') then
         return null;
     end if;
     -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
@@ -130,11 +132,12 @@ comment on function krai_core._tg_documents_legacy_status() is 'Brings processin
 create or replace function krai_core._tg_documents_legacy_stage() returns trigger
 language plpgsql security definer
 set search_path = ''
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_changed uuid[];
 begin
-    if current_setting('krai_core.writer', true) = 'migration' then
+    if current_setting('krai_core.writer', true) in ('migration', 'progress') then
         return null;
     end if;
     -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
