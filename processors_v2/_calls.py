@@ -8,16 +8,20 @@ import decimal
 import enum
 import math
 import numbers
+import reprlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from processors_v2 import _json
-from processors_v2.errors import InvalidArgument, StageTrackerError
-from processors_v2.models import DocumentStatus, Stage, StageCounts, StageStatus
+from processors_v2._errors import InvalidArgument, StageTrackerError
+from processors_v2._models import DocumentStatus, Stage, StageCounts, StageStatus
 
 T = TypeVar("T")
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def document_id(value: str | uuid.UUID) -> str:
         return str(value if isinstance(value, uuid.UUID) else uuid.UUID(value))
     except (ValueError, AttributeError, TypeError):
         raise InvalidArgument(
-            f"document id {value!r} is not a UUID",
+            f"document id {_shown(value)} is not a UUID",
             hint="Pass the id of a row of krai_core.documents",
             error="invalid_document_id",
         ) from None
@@ -62,7 +66,7 @@ def stage_name(value: str | enum.Enum) -> str:
     name = value.value if isinstance(value, enum.Enum) else value
     if not isinstance(name, str):
         raise InvalidArgument(
-            f"stage name {value!r} is not a text",
+            f"stage name {_shown(value)} is not a text",
             hint="Pass a name such as 'text_extraction', or an Enum member with such a value",
             error="unknown_stage",
         )
@@ -75,14 +79,17 @@ def percent(value: object) -> float | None:
     Raises:
         InvalidArgument: It is no finite number.
     """
-    if value is None or type(value) is int:
+    if value is None:
         return value
     if not isinstance(value, bool) and isinstance(value, numbers.Real | decimal.Decimal):
-        number = float(value)
+        try:
+            number = float(value)
+        except (OverflowError, ValueError):
+            number = math.nan
         if math.isfinite(number):
-            return number
+            return int(number) if number.is_integer() else number
     raise InvalidArgument(
-        f"progress {value!r} is not a number of percent",
+        f"progress {_shown(value)} is not a number of percent",
         hint="Pass 0 to 100: 45.5 means 45.5 %",
         error="invalid_progress",
     )
@@ -252,8 +259,8 @@ def error_text(error: BaseException) -> str:
     kind = type(error).__name__
     if not text.strip():
         return kind
-    # The text of a KeyError is nothing but the key.
-    return f"{kind}: {text}" if isinstance(error, KeyError) else text
+    # The text of a KeyError is nothing but the key, that of SystemExit the exit code.
+    return f"{kind}: {text}" if isinstance(error, KeyError | SystemExit) else text
 
 
 def _writer(
@@ -271,6 +278,11 @@ def _writer(
 
 def _reader(function: str, arguments: dict[str, Any], parse: Callable[[Any], T]) -> Call[T]:
     return Call(f"rpc/{function}", arguments, parse, repeatable=True)
+
+
+def _shown(value: object) -> str:
+    """The value as a message shows it: a whole row, given for its id, does not belong there."""
+    return _short.repr(value)
 
 
 def _bool(answer: object) -> bool:

@@ -15,11 +15,14 @@ from typing import Any
 
 import pydantic
 
-from processors_v2.errors import InvalidArgument
+from processors_v2._errors import InvalidArgument
 
 # Postgres stores neither NUL nor half a surrogate pair, and text from PDF files and OCR has both.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
+
+# Python writes no longer integers as text, and no reader of JSON wants them.
+_LONGEST_INTEGER_BITS = 14_000
 
 _HINT = (
     "Metadata may hold JSON values, UUID, datetime, date, Path, Decimal, Enum, set, tuple, dataclasses and "
@@ -49,10 +52,17 @@ def metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
         )
     try:
         return _mapping(value, "metadata")
+    except InvalidArgument:
+        raise
     except RecursionError:
         raise InvalidArgument(
             "metadata is nested too deeply or contains itself", hint=_HINT, error="invalid_metadata"
         ) from None
+    except Exception as error:
+        # Values bring code of their own, and whatever it raises must not leave a stage in processing.
+        raise InvalidArgument(
+            f"metadata cannot be read: {type(error).__name__}", hint=_HINT, error="invalid_metadata"
+        ) from error
 
 
 def _mapping(value: Mapping[Any, Any], path: str) -> dict[str, Any]:
@@ -61,7 +71,7 @@ def _mapping(value: Mapping[Any, Any], path: str) -> dict[str, Any]:
         name = key if type(key) is str else _key(key, path)
         kind = type(item)
         # The usual kinds first: a progress loop comes through here for each page.
-        if kind is int or kind is bool or item is None:
+        if kind is bool or item is None:
             converted[storable_text(name)] = item
         else:
             converted[storable_text(name)] = _value(item, f"{path}.{name}")
@@ -84,12 +94,12 @@ def _value(value: Any, path: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one 
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real | decimal.Decimal):
-        number = float(value)
-        if not math.isfinite(number):
+        number = int(value)
+        if number.bit_length() > _LONGEST_INTEGER_BITS:
             raise _refused(value, path)
-        return int(value) if isinstance(value, decimal.Decimal) and value == value.to_integral_value() else number
+        return number
+    if isinstance(value, numbers.Real | decimal.Decimal):
+        return _real(value, path)
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, dt.date):
@@ -104,12 +114,21 @@ def _value(value: Any, path: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one 
         # In a stable order, so that a repeated call sends the same.
         return sorted((_value(item, path) for item in value), key=lambda item: (str(type(item)), str(item)))
     if isinstance(value, pydantic.BaseModel):
-        return _mapping(value.model_dump(), path)
+        return _value(value.model_dump(), path)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _mapping({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, path)
     raise _refused(value, path)
 
 
+def _real(value: Any, path: str) -> float:
+    if isinstance(value, decimal.Decimal) and not value.is_finite():
+        raise _refused(value, path)
+    number = float(value)
+    if not math.isfinite(number):
+        raise _refused(value, path)
+    return int(value) if isinstance(value, decimal.Decimal) and value == value.to_integral_value() else number
+
+
 def _refused(value: object, path: str) -> InvalidArgument:
-    shown = repr(value) if isinstance(value, numbers.Number) else type(value).__name__
+    shown = repr(value) if isinstance(value, float | decimal.Decimal) else type(value).__name__
     return InvalidArgument(f"{path} cannot be stored as JSON: {shown}", hint=_HINT, error="invalid_metadata")

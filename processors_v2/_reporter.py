@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from processors_v2.errors import DatabaseUnavailable, StageTrackerError
+from processors_v2._errors import DatabaseUnavailable
 
 _logger = logging.getLogger("processors_v2")
 
 # The shortest lease that a stage can have is a second: before the first heartbeat has told how long this one is, beat
 # as for that.
 _FIRST_BEAT = 0.33
+# Seconds, while the database is away: a third of a long lease would be a long time to leave it alone.
+_TRY_AGAIN = 1.0
 
 
 class Reporter:
@@ -49,17 +51,21 @@ class Reporter:
         self._metadata: dict[str, Any] = {}
         self._dirty = False
         self._closed = False
-        self.error: StageTrackerError | None = None
+        self.error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, progress: float | None, metadata: Mapping[str, Any]) -> None:
         """Take a value to write; returns at once. A later value takes the place of one that was not written yet.
 
+        After close() nothing is taken any more.
+
         Raises:
-            StageTrackerError: What went wrong in the background since the last call.
+            Exception: What went wrong in the background since the last call, most often a StageTrackerError.
         """
         with self._changed:
+            if self._closed:
+                return
             if self.error is not None:
                 raise self.error
             if progress is not None:
@@ -71,12 +77,12 @@ class Reporter:
                 self._changed.notify()
 
     def close(self) -> tuple[float | None, dict[str, Any]] | None:
-        """End the thread and return what it did not write any more: progress and metadata, or None."""
+        """End the thread and return what it did not write any more: progress and metadata, or None. May be repeated."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        return (self._progress, self._metadata) if self._dirty else None
+        return self._take()
 
     def _run(self) -> None:
         next_write = 0.0
@@ -92,7 +98,9 @@ class Reporter:
                 _logger.warning("%s: %s; tried again", self._thread.name, problem)
                 if taken:
                     self._put_back(*taken)
-            except StageTrackerError as problem:
+                next_beat = next_write = time.monotonic() + min(self._beat_every, _TRY_AGAIN)
+                continue
+            except Exception as problem:  # noqa: BLE001 - raised again by the next call
                 with self._changed:
                     self.error = problem
                 return

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import dotenv
 
-from processors_v2.errors import ConfigurationError
+from processors_v2._errors import ConfigurationError
 
 _KEYS = ("SUPABASE_SECRET_KEYS", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
 _WHERE = "Project Settings > API Keys shows it; locally `supabase status` does"

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import time
 import weakref
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ import httpx
 import supabase
 
 from processors_v2._calls import Call
-from processors_v2.errors import ConfigurationError, DatabaseUnavailable, StageTrackerError, from_answer
+from processors_v2._errors import ConfigurationError, DatabaseUnavailable, StageTrackerError, from_answer
 
 SCHEMA = "krai_core"
 
@@ -29,8 +30,13 @@ _logger = logging.getLogger("processors_v2")
 _NEVER_RAN = {"PGRST000", "PGRST002", "PGRST003", "53300", "40P01", "55P03", "57P03"}
 # The connection broke under way: whether the call took effect is not known.
 _MAY_HAVE_RUN = {"PGRST001", "57P01", "57P02"}
+# Of the gateway before PostgREST, in HTML or in JSON of its own.
 _GATEWAY = {502, 503, 504, 520, 521, 522, 523, 524}
+_DATABASE_CODE = re.compile("[0-9A-Z]{5}|PGRST.*")
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+_CHECK_URL = "Check that the URL is that of the Supabase project, without a path"
+_FIRST_ERROR = 400
 
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 2.0
@@ -91,7 +97,8 @@ class RestTransport:
         while True:
             tries += 1
             try:
-                return call.parse(self._exchange(call, deadline))
+                answer = self._exchange(call, deadline)
+                break
             except _TransientError as problem:
                 # Full jitter, so that a thousand workers do not come back in step.
                 pause = random.uniform(0, wait)  # noqa: S311 - no secret
@@ -101,6 +108,13 @@ class RestTransport:
                 _logger.debug("%s: %s, sent again in %.2f s", call.path, problem, pause)
             time.sleep(pause)
             wait = min(wait * 2, _LONGEST_WAIT)
+        try:
+            return call.parse(answer)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StageTrackerError(
+                f"{call.path.partition('?')[0]}: what {self._host()} answered is nothing of the stage tracker's",
+                hint=_CHECK_URL,
+            ) from error
 
     def _exchange(self, call: Call[Any], deadline: float) -> Any:
         headers = dict(self._client.options.headers)
@@ -114,19 +128,27 @@ class RestTransport:
                 headers["Content-Type"] = "application/json"
                 body = json.dumps(call.arguments, allow_nan=False, separators=(",", ":")).encode()
                 response = self._http().post(url, content=body, headers=headers, timeout=timeout)
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError):
+            # What these say may hold the key, and so may the exceptions behind them.
+            raise ConfigurationError(
+                "the URL or the key of the supabase client cannot be sent",
+                hint="Look for a line break, a space or a letter that does not belong there",
+            ) from None
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} {error}".strip()
             raise _TransientError(reason, never_ran=isinstance(error, _NEVER_SENT)) from error
         return _answer(response)
 
     def _unavailable(self, call: Call[Any], problem: _TransientError, tries: int) -> DatabaseUnavailable:
-        host = httpx.URL(str(self._client.rest_url)).host
         times = "1 try" if tries == 1 else f"{tries} tries"
         may_have_run = not (call.repeatable or problem.never_ran)
         return DatabaseUnavailable(
-            f"{call.path.partition('?')[0]}: no answer from {host} ({problem}) after {times}",
+            f"{call.path.partition('?')[0]}: no answer from {self._host()} ({problem}) after {times}",
             hint="It is not known whether the call took effect: look before you repeat it" if may_have_run else None,
         )
+
+    def _host(self) -> str:
+        return httpx.URL(str(self._client.rest_url)).host
 
     def _http(self) -> httpx.Client:
         chosen = getattr(self._client.options, "httpx_client", None)
@@ -134,7 +156,8 @@ class RestTransport:
             return chosen
         # After a fork the sockets belong to the parent.
         if self._own is None or self._own_pid != os.getpid():
-            own = httpx.Client(http2=False, follow_redirects=True)
+            # A redirect would carry the key to another host, and turn the call into a GET.
+            own = httpx.Client(http2=False, follow_redirects=False)
             weakref.finalize(self, own.close)
             self._own, self._own_pid = own, os.getpid()
         return self._own
@@ -151,12 +174,15 @@ def _answer(response: httpx.Response) -> Any:
     code = str(body.get("code")) if isinstance(body, dict) else str(response.status_code)
     if code in _NEVER_RAN:
         raise _TransientError(_reason(response, body), never_ran=True)
-    if code in _MAY_HAVE_RUN or code.startswith("08") or (response.status_code in _GATEWAY and not is_json):
+    is_gateway = response.status_code in _GATEWAY and not _DATABASE_CODE.fullmatch(code)
+    if code in _MAY_HAVE_RUN or code.startswith("08") or is_gateway:
         raise _TransientError(_reason(response, body), never_ran=False)
-    if response.is_success:
+    if not is_json or response.status_code < _FIRST_ERROR:
         raise StageTrackerError(
-            f"{response.url.host} answered with {response.headers.get('content-type')}, not with JSON",
-            hint="Check that the URL is that of the Supabase project",
+            f"{response.url.host} answered HTTP {response.status_code} with {response.headers.get('content-type')}, "
+            "not with JSON",
+            hint=_CHECK_URL,
+            code=code,
         )
     raise from_answer(response.status_code, body)
 

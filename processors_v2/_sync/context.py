@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from processors_v2 import _calls, _json
+from processors_v2._errors import InvalidArgument, StageBusy, StageConflict, StageLost, StageTrackerError
 from processors_v2._reporter import Reporter
 from processors_v2._sync.tracker import StageTracker
-from processors_v2.errors import InvalidArgument, StageBusy, StageConflict, StageLost, StageTrackerError
 
 T = TypeVar("T")
 
@@ -97,14 +97,20 @@ class StageContext:
                 details={"document_id": self.document_id, "stage": self.stage_name, "status": "processing"},
             )
         self.claim_id, self.closed_as, self.metadata = claim_id, None, {}
-        self.tracker._enter(self)  # noqa: SLF001 - the two are one
-        self._reporter = Reporter(
-            self._write,
-            self._beat,
-            interval=self._interval,
-            lease_seconds=self._lease_seconds,
-            name=f"{self.stage_name} {self.document_id}",
-        )
+        try:
+            self.tracker._enter(self)  # noqa: SLF001 - the two are one
+            self._reporter = Reporter(
+                self._write,
+                self._beat,
+                interval=self._interval,
+                lease_seconds=self._lease_seconds,
+                name=f"{self.stage_name} {self.document_id}",
+            )
+        except BaseException as error:
+            # Such as "can't start new thread": nobody would end the stage.
+            self.tracker._leave(self)  # noqa: SLF001
+            self._fail(error, None)
+            raise
         return self
 
     def __exit__(
@@ -119,6 +125,7 @@ class StageContext:
         reporter = self._running()
         try:
             unwritten = reporter.close()
+            self.tracker._leave(self)  # noqa: SLF001
             if self.closed_as is not None:
                 return
             if isinstance(reporter.error, StageLost):
@@ -134,7 +141,7 @@ class StageContext:
                 self._complete()
         finally:
             self.tracker._leave(self)  # noqa: SLF001
-            self._reporter = None
+            self._reporter = self.claim_id = None
 
     def update_progress(self, progress: float | None, metadata: Mapping[str, Any] | None = None) -> None:
         """Report progress; returns at once, the value is written in the background.
@@ -144,11 +151,18 @@ class StageContext:
             metadata: Merged into what is stored.
 
         Raises:
-            InvalidArgument: Not a number, or metadata that cannot be stored; a number out of range at the next call.
+            InvalidArgument: Not a number of 0 to 100, or metadata that cannot be stored.
             StageLost: This run is over: stop the work.
         """
         given = _json.metadata(metadata) if metadata else {}
         value = _calls.percent(progress)
+        if value is not None and not 0 <= value <= 100:  # noqa: PLR2004
+            # The database says the same, but later, and not at all when the block ends before.
+            raise InvalidArgument(
+                f"progress {value} is outside of 0 to 100 percent",
+                hint="Pass percent: 45.5 means 45.5 %",
+                error="invalid_progress",
+            )
         self._running().put(value, given)
         self.metadata.update(given)
 
@@ -206,9 +220,18 @@ class StageContext:
             StageLost: This run is over.
         """
         self._running()
-        if self.metadata:
-            self.tracker.update_progress(self.document_id, self.stage_name, None, self.metadata, claim_id=self.claim_id)
         self.tracker.skip_stage(self.document_id, self.stage_name, reason, claim_id=self.claim_id)
+
+    def _flush(self) -> None:
+        """Write everything that was reported, before the stage is closed by a call inside of the block."""
+        reporter = self._running()
+        progress, _ = reporter.close() or (None, None)
+        if reporter.error is not None:
+            raise reporter.error
+        if progress is not None or self.metadata:
+            self.tracker.update_progress(
+                self.document_id, self.stage_name, progress, self.metadata, claim_id=self.claim_id
+            )
 
     def _running(self) -> Reporter:
         if self._reporter is None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 import supabase
 
 from processors_v2 import _calls, _settings
+from processors_v2._models import DocumentStatus, Stage, StageCounts, StageStatus
 from processors_v2._transports import RestTransport
-from processors_v2.models import DocumentStatus, Stage, StageCounts, StageStatus
 
 if TYPE_CHECKING:
     from processors_v2._sync.context import StageContext
@@ -36,7 +36,8 @@ class StageTracker:
         supabase_client: Result of ``supabase.create_client`` with the secret (or service_role) key; its default schema
             does not matter.
         websocket_callback: Called as ``(event, stage, document_id, status)`` after complete_stage and fail_stage, with
-            event ``stage_completed`` or ``stage_failed``; may be a coroutine function. What it raises is logged.
+            event ``stage_completed`` or ``stage_failed``, where these changed something; may be a coroutine
+            function. What it raises is logged.
         timeout: Seconds to wait for one answer of the database.
         retry_for: Seconds in all for one call. Calls that are safe to repeat are sent again with growing pauses until
             then; 0: never.
@@ -186,9 +187,11 @@ class StageTracker:
             StageLost: The run of claim_id is over.
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
-        call = _calls.complete_stage(document, stage, metadata, claim_id or self._claim_of(document, stage))
-        done = self._close(document, stage, call, "completed")
-        self._notify("stage_completed", stage, document, "completed")
+        claim_id = claim_id or self._claim_of(document, stage)
+        call = _calls.complete_stage(document, stage, metadata, claim_id)
+        done = self._close(document, stage, claim_id, call, "completed")
+        if done:
+            self._notify("stage_completed", stage, document, "completed")
         return done
 
     def fail_stage(
@@ -216,9 +219,11 @@ class StageTracker:
             StageLost: The run of claim_id is over.
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
-        call = _calls.fail_stage(document, stage, error, metadata, claim_id or self._claim_of(document, stage))
-        done = self._close(document, stage, call, "failed")
-        self._notify("stage_failed", stage, document, "failed")
+        claim_id = claim_id or self._claim_of(document, stage)
+        call = _calls.fail_stage(document, stage, error, metadata, claim_id)
+        done = self._close(document, stage, claim_id, call, "failed")
+        if done:
+            self._notify("stage_failed", stage, document, "failed")
         return done
 
     def skip_stage(
@@ -244,8 +249,8 @@ class StageTracker:
             StageLost: The run of claim_id is over.
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
-        call = _calls.skip_stage(document, stage, reason, claim_id or self._claim_of(document, stage))
-        return self._close(document, stage, call, "skipped")
+        claim_id = claim_id or self._claim_of(document, stage)
+        return self._close(document, stage, claim_id, _calls.skip_stage(document, stage, reason, claim_id), "skipped")
 
     def retry_stage(self, document_id: str | uuid.UUID, stage_name: str | Enum, *, actor: str | None = None) -> bool:
         """Bring a failed stage back to pending, its attempts counted anew.
@@ -334,11 +339,13 @@ class StageTracker:
         context = self._contexts.get((document, stage))
         return None if context is None else context.claim_id
 
-    def _close(self, document: str, stage: str, call: _calls.Call[bool], to: str) -> bool:
-        done = self._transport.send(call)
+    def _close(self, document: str, stage: str, claim_id: uuid.UUID | None, call: _calls.Call[bool], to: str) -> bool:
         context = self._contexts.get((document, stage))
-        if context is not None:
-            context.closed_as = to
+        if context is None or context.claim_id != claim_id:
+            return self._transport.send(call)
+        context._flush()  # noqa: SLF001 - the two are one
+        done = self._transport.send(call)
+        context.closed_as = to
         return done
 
     def _notify(self, event: str, stage: str, document: str, status: str) -> None:
@@ -365,7 +372,13 @@ def _deliver(result: Any) -> None:
     task = asyncio.ensure_future(result)
     # The loop itself holds tasks weakly.
     _deliveries.add(task)
-    task.add_done_callback(_deliveries.discard)
+    task.add_done_callback(_delivered)
+
+
+def _delivered(task: asyncio.Future[Any]) -> None:
+    _deliveries.discard(task)
+    if not task.cancelled() and task.exception() is not None:
+        _logger.error("websocket_callback failed", exc_info=task.exception())
 
 
 async def _awaited(result: Any) -> None:
