@@ -19,19 +19,28 @@ begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 
--- Views of an earlier tracker have other columns, which `create or replace` refuses. They go, unless something of the
--- user's hangs on them: that stops the migration here, with its name.
+-- Views of an earlier tracker have other columns, which `create or replace` refuses; and so has ours where the table got or
+-- lost one of the columns that it shows since. They go, unless something of the user's hangs on them: that stops the
+-- migration here, with its name.
 do $$
 declare
     v_view record;
+    v_shown text[] := array(
+        select a.attname from unnest(array['processing_status', 'created_at', 'updated_at']) with ordinality as wanted (name, place)
+        join pg_catalog.pg_attribute a
+            on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped
+        order by wanted.place);
 begin
     for v_view in
         select c.oid, c.relname from pg_catalog.pg_class c
         where c.relnamespace = 'krai_core'::regnamespace and c.relkind = 'v'
           and c.relname in ('vw_documents_by_stage', 'vw_stage_statistics')
-          and not exists (
-              select from pg_catalog.pg_attribute a
-              where a.attrelid = c.oid and a.attname in ('stage_status', 'duration_seconds') and not a.attisdropped)
+          and (not exists (
+                  select from pg_catalog.pg_attribute a
+                  where a.attrelid = c.oid and a.attname in ('stage_status', 'duration_seconds') and not a.attisdropped)
+              or (select array_agg(a.attname order by a.attnum) <> (v_shown::name[])[1:count(*)] from pg_catalog.pg_attribute a
+                  join pg_catalog.pg_attribute before on before.attrelid = c.oid and before.attname = 'document_status'
+                  where a.attrelid = c.oid and a.attnum > before.attnum))
     loop
         execute format('drop view krai_core.%I', v_view.relname);
     end loop;
