@@ -14,10 +14,10 @@ The pytest plugin of this package gives the same as the session fixture ``local_
 import atexit
 import os
 import secrets
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -82,11 +82,10 @@ class LocalSupabase:
         self._max_rows = max_rows
         self._settings = dict(settings or {})
         self._owner_pid = 0
-        self._watchdog: Watchdog | None = None
+        self._ends: ExitStack | None = None
         self._postgres: _postgres.Postgres | None = None
         self._server: _database.Server | None = None
         self._postgrest: postgrest.PostgREST | None = None
-        self._scratch: Path | None = None
         self._psql: Path | None = None
         self._secret = ""
         self._pools: list[httpx.Client] = []
@@ -97,24 +96,27 @@ class LocalSupabase:
         Raises:
             LocalStackError: something is missing or did not come up. Everything was stopped again.
         """
-        if self._watchdog is not None:
+        if self._ends is not None:
             return self
         self._owner_pid = os.getpid()
-        self._watchdog = Watchdog()
+        self._ends = ExitStack()
         atexit.register(self.stop)
         try:
-            self._start(self._watchdog)
+            self._start(self._ends)
         except BaseException:
             self.stop()
             raise
         return self
 
-    def _start(self, watchdog: Watchdog) -> None:
+    def _start(self, ends: ExitStack) -> None:
         binary = postgrest.find_binary()
+        watchdog = Watchdog()
+        ends.callback(watchdog.close)
         if self._external_url is None:
             installation = _postgres.find_installation(self._version)
             self._psql = installation.psql
             self._postgres = _postgres.Postgres(installation, self._data_dir, self._settings, watchdog)
+            ends.callback(self._postgres.stop)
             self._postgres.start()
             admin_url = _database.url(
                 "127.0.0.1", self._postgres.port, _postgres.SUPERUSER, self._postgres.password, "postgres"
@@ -123,45 +125,40 @@ class LocalSupabase:
             self._psql = _postgres.find_psql()
             admin_url = self._external_url
         self._server = _database.Server(admin_url, owned=self._external_url is None)
+        ends.callback(self._server.close)
         self._server.prepare()
         if self._migrations is not None:
             chosen = project.migrations_folder() if self._migrations == "project" else self._migrations
             self.apply(chosen)
         self._secret = secrets.token_urlsafe(48)
-        self._scratch = private_folder(None)
-        watchdog.tell(folder=str(self._scratch))
+        scratch = private_folder(None)
+        watchdog.tell(folder=str(scratch))
         self._postgrest = postgrest.PostgREST(
             binary,
-            self._scratch,
+            scratch,
             watchdog,
             database_uri=self._server.authenticator_url(),
             schemas=self._schemas,
             jwt_secret=self._secret,
             max_rows=project.max_rows() if self._max_rows is None else self._max_rows,
         )
+        ends.callback(self._postgrest.stop)
         self._postgrest.start()
 
     def stop(self) -> None:
         """Stop what was started and remove the temporary folders; does nothing when not started."""
-        watchdog = self._watchdog
-        # A child that was forked from this process carries a copy of this object, and no say over the
-        # servers.
-        if watchdog is None or self._owner_pid != os.getpid():
+        ends = self._ends
+        # A child that was forked from this process carries a copy of this object, and no say over the servers.
+        if ends is None or self._owner_pid != os.getpid():
             return
         atexit.unregister(self.stop)
-        while self._pools:
-            self._pools.pop().close()
-        if self._postgrest is not None:
-            self._postgrest.stop()
-        if self._server is not None and self._postgres is None:
-            self._server.close()
-        if self._postgres is not None:
-            self._postgres.stop()
-            self._postgres.remove()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch)
-        watchdog.close()
-        self._postgrest = self._postgres = self._server = self._scratch = self._watchdog = None
+        for pool in self._pools:
+            ends.callback(pool.close)
+        try:
+            ends.close()
+        finally:
+            self._pools = []
+            self._postgrest = self._postgres = self._server = self._ends = None
 
     def __enter__(self) -> Self:
         return self.start()

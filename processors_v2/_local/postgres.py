@@ -278,8 +278,3 @@ class Postgres:
     def pid(self) -> int:
         """Process id of the postmaster."""
         return self._server.pid
-
-    def remove(self) -> None:
-        """Remove the folder, unless the caller gave it."""
-        if not self._keep:
-            shutil.rmtree(self.folder)

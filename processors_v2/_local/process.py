@@ -100,7 +100,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 class Watchdog:
-    """Sidecar process that cleans up when this one dies without doing so (SIGKILL, SIGTERM, a crash)."""
+    """Sidecar process that cleans up at the end, also when this process is killed before it can say so."""
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("watchdog.py")
@@ -120,12 +120,17 @@ class Watchdog:
                 self._process.stdin.flush()
 
     def close(self) -> None:
-        """End it; whatever it was told of has been cleaned up."""
-        self.tell(done=True)
+        """Let it end what still runs and remove the folders, and wait until it has done so.
+
+        Raises:
+            LocalStackError: it could not; its own words are on standard error.
+        """
+        self.tell(end=True)
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        self._process.wait()
+        if (code := self._process.wait()) != 0:
+            raise LocalStackError(f"The clean-up ended with exit code {code}: temporary folders may be left.")
 
 
 class Server:

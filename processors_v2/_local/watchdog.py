@@ -6,10 +6,11 @@ it starts in milliseconds and outlives a Ctrl-C. It gets one JSON object a line 
     {"add": PID, "signal": NUMBER}    a server to end, and the signal that ends it in an orderly way
     {"remove": PID}                   that server has ended
     {"folder": PATH}                  a folder to remove once the servers are gone
-    {"done": true}                    all was cleaned up, nothing is left to do
 
-A pipe alone would not do: children that the owner forks inherit its other end and keep it open. So on Linux
-the owner is watched by a pidfd, elsewhere by the pipe.
+    {"end": true}                     the owner is done: clean up now
+
+The end of the owner is the same order. The end of the input would not do: children that the owner forks hold a
+copy of the pipe. So on Linux the owner is watched by a pidfd; elsewhere the end of the input has to serve.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ class Ward:
     def __init__(self) -> None:
         self.servers: dict[int, tuple[int | None, int]] = {}
         self.folders: list[str] = []
-        self.done = False
+        self.is_over = False
 
     def obey(self, line: bytes) -> None:
         order = json.loads(line)
@@ -72,8 +73,8 @@ class Ward:
                 os.close(fd)
         elif "folder" in order:
             self.folders.append(order["folder"])
-        elif "done" in order:
-            self.done = True
+        elif "end" in order:
+            self.is_over = True
 
     def clean_up(self) -> None:
         alive = {pid: entry for pid, entry in self.servers.items() if _is_alive(pid, entry[0])}
@@ -86,7 +87,7 @@ class Ward:
         for pid, (fd, _) in alive.items():
             _send(pid, fd, signal.SIGKILL)
         for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder)
 
 
 def main(owner: int) -> None:
@@ -95,20 +96,19 @@ def main(owner: int) -> None:
     owner_fd = _open(owner)
     if owner_fd is not None:
         watched.append(owner_fd)
-    owner_lives = os.getppid() == owner
+    ward.is_over = os.getppid() != owner
     buffer = b""
-    while owner_lives and not ward.done:
+    while not ward.is_over:
         readable, _, _ = select.select(watched, [], [])
         if 0 in readable:
             chunk = os.read(0, 65536)
-            owner_lives = bool(chunk)
+            ward.is_over = not chunk
             *lines, buffer = (buffer + chunk).split(b"\n")
             for line in lines:
                 ward.obey(line)
         elif owner_fd in readable:
-            owner_lives = False
-    if not ward.done:
-        ward.clean_up()
+            ward.is_over = True
+    ward.clean_up()
 
 
 if __name__ == "__main__":

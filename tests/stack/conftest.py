@@ -40,8 +40,8 @@ with LocalSupabase(migrations=None) as local:
         os._exit(0)
     print(json.dumps({
         "postgres": local._postgres.pid, "postgrest": local._postgrest.pid,
-        "watchdog": local._watchdog._process.pid,
-        "folders": [str(local._postgres.folder), str(local._scratch)], "url": local.url,
+        "watchdog": local._postgres._watchdog._process.pid,
+        "folders": [str(local._postgres.folder), str(local._postgrest._folder)], "url": local.url,
     }), flush=True)
     threading.Event().wait()
 """

@@ -27,7 +27,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"postgresql://{SUPERUSER}:{postgres.password}@127.0.0.1:{postgres.port}/postgres"
     finally:
         postgres.stop()
-        postgres.remove()
         watchdog.close()
 
 

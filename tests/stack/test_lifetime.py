@@ -42,6 +42,19 @@ def test_a_forked_child_does_not_keep_the_servers_alive(child: Child) -> None:
     assert survivors == []
 
 
+def test_a_forked_child_does_not_delay_the_end() -> None:
+    """A worker that still runs, with its copy of the pipe to the watchdog, is not waited for."""
+    with LocalSupabase(migrations=None):
+        reader, writer = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    os.close(writer)
+    os.close(reader)
+    os.waitpid(pid, 0)
+
+
 def test_two_processes_and_two_stacks_in_one_do_not_collide(bare: LocalSupabase, child: Child) -> None:
     """Each stack has ports, data and keys of its own."""
     with LocalSupabase(migrations=None) as other:
