@@ -157,12 +157,14 @@ begin
     -- Wrappers in public that an earlier version of the tracker left executable by everybody, with the rights of their owner.
     for v_function in
         select p.oid::regprocedure as signature,
+               format('public.%s(%s)', p.proname, pg_catalog.oidvectortypes(p.proargtypes)) as name,
                pg_catalog.pg_has_role(current_user, p.proowner, 'usage') as is_ours
         from pg_catalog.pg_proc p
         where p.pronamespace = 'public'::regnamespace
           and p.proname in ('start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage',
                             'get_document_progress', 'get_current_stage', 'can_start_stage')
-          and p.prosrc ~* 'krai_core\s*\.'
+          -- Not the namesakes of another system. The whole definition, for the schema may stand in the search_path only.
+          and case p.prokind when 'f' then pg_catalog.pg_get_functiondef(p.oid) ~* '\m(krai_core|stage_status)\M' end
           and exists (
               select from pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) acl
               where acl.grantee in (0, 'anon'::regrole, 'authenticated'::regrole) and acl.privilege_type = 'EXECUTE')
@@ -171,7 +173,7 @@ begin
             execute format('revoke execute on function %s from public, anon, authenticated', v_function.signature);
             execute format('grant execute on function %s to service_role', v_function.signature);
         end if;
-        v_wrappers := v_wrappers || (v_function.signature || case when v_function.is_ours then '' else ' (NOT OURS TO REVOKE)' end);
+        v_wrappers := v_wrappers || (v_function.name || case when v_function.is_ours then '' else ' (NOT OURS TO REVOKE)' end);
     end loop;
     if v_wrappers <> '{}' then
         raise warning 'execute on functions of an earlier tracker was revoked from public, anon and authenticated: %',
