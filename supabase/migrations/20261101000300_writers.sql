@@ -37,6 +37,7 @@ set local client_min_messages = warning;
 do $$
 declare
     v_old regprocedure;
+    v_detail text;
 begin
     for v_old in
         select p.oid
@@ -62,7 +63,9 @@ begin
         execute format('drop function %s', v_old);
     end loop;
 exception when dependent_objects_still_exist then
-    raise exception 'the old function % cannot be replaced: %', v_old, sqlerrm
+    -- Only the detail names what it is.
+    get stacked diagnostics v_detail = pg_exception_detail;
+    raise exception 'the old function % cannot be replaced: %', v_old, v_detail
         using errcode = '2BP01',
               hint = 'Something of yours uses it. Drop that, run the migration again, then create it anew.';
 end $$;
