@@ -141,9 +141,10 @@ begin
         -- An original that is there already takes the further one in, key by key: repeated odd edits lose nothing and do
         -- not pile up.
         v_value := v_stage #> '{metadata,v1}';
-        v_stage := jsonb_set(v_stage, '{metadata,v1}', case jsonb_typeof(v_value)
-            when 'object' then v_value || (p_stage - 'metadata')
-            else p_stage - 'metadata' || jsonb_build_object('v1', v_value) end);
+        v_stage := jsonb_set(v_stage, '{metadata,v1}', case
+            when v_value is null then p_stage
+            when jsonb_typeof(v_value) = 'object' then v_value || (p_stage - 'metadata')
+            else (p_stage - 'metadata') || jsonb_build_object('v1', v_value) end);
     end if;
     return v_stage;
 end;
@@ -329,7 +330,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_raise', '_raise_unknown_document', '_stage_named', '_iso', '_time_or_null', '_stage_state', '_repaired_stage', '_pending_stage'])
+            '_raise', '_raise_unknown_document', '_stage_named', '_iso', '_time_or_null', '_stage_state', '_repaired_stage', '_is_sound', '_pending_stage'])
     loop
         execute format('grant execute on function %s to authenticated', v_function);
     end loop;

@@ -1,9 +1,8 @@
 -- Per-stage document tracking: the functions that write.
 --
 --   start_stage, update_stage_progress, complete_stage, fail_stage, skip_stage    what a processor calls
---   retry_stage, reset_stage                                                      what a person calls
---   heartbeat                                                                     keeps the leases of a worker
---   _open_run, _close_stage, _held_run, _keep_last_run                            what they share
+--   _close_stage                                                                  what the last three share
+-- retry_stage, reset_stage and heartbeat follow in the next file.
 --
 -- Which call does what in which state (the rule itself is in the functions; tests hold every cell of it):
 --
@@ -12,6 +11,7 @@
 --                              taken over when its lease is over
 --   progress      conflict     stored                            conflict            conflict         conflict
 --   complete      completed    completed                         metadata merged     completed        conflict
+--                 (start and duration null: it ran outside)
 --   fail          failed       failed                            false, no change    new error        false, no change
 --   skip          skipped      skipped                           false, no change    skipped          true, no change
 --   retry         true         conflict                          conflict            pending          conflict
@@ -26,7 +26,7 @@
 -- the statement that waited for the lock would be tested on what was true before the wait. Metadata is merged, never
 -- replaced; a null argument never erases anything.
 --
--- Lock order: documents rows in id order, then stage_runs rows. heartbeat locks stage_runs alone and skips what is locked.
+-- Lock order: documents rows in id order, then stage_runs rows.
 
 begin;
 set local lock_timeout = '900ms';
@@ -60,7 +60,7 @@ begin
                             'get_document_progress', 'get_current_stage', 'can_start_stage')
           and ours.name is null
     loop
-        execute format('drop function %s', v_old);
+        execute format('drop routine %s', v_old);
     end loop;
 exception when dependent_objects_still_exist then
     -- Only the detail names what it is.
@@ -69,99 +69,6 @@ exception when dependent_objects_still_exist then
         using errcode = '2BP01',
               hint = 'Something of yours uses it. Drop that, run the migration again, then create it anew.';
 end $$;
-
-create or replace function krai_core._held_run(p_call text, p_document_id uuid, p_stage_name text, p_claim_id uuid)
-returns krai_core.stage_runs
-language plpgsql stable
-set search_path = ''
-as $$
-declare
-    v_run krai_core.stage_runs;
-begin
-    if p_claim_id is null then
-        select * into v_run from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'running';
-        return v_run;
-    end if;
-    select * into v_run from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
-    if v_run.id is null or (v_run.status <> 'running' and not v_run.closed_by_holder) then
-        perform krai_core._raise('PT409', 'lease_lost',
-            format('%s: this run of stage %s of document %s is over: %s', p_call, p_stage_name, p_document_id, case
-                when v_run.id is null then 'no run carries its claim id'
-                when v_run.status = 'lost' then 'its lease ended and another took the stage over'
-                else 'it was closed by somebody else as ' || v_run.status end),
-            jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name, 'run', v_run.status),
-            'Stop this work and write nothing more for it; claim or start the stage again if it is still to be done.');
-    end if;
-    return v_run;
-end;
-$$;
-comment on function krai_core._held_run(text, uuid, text, uuid) is
-'The run that a call acts on. Without claim id: the running one, or a row of nulls. With it: the run that carries it, running or closed by its own holder; anything else raises PT409 lease_lost.';
-
-create or replace function krai_core._keep_last_run(p_document_id uuid, p_stage_name text, p_stage jsonb, p_actor text default null, p_reset boolean default false)
-returns integer
-language plpgsql volatile
-set search_path = ''
-as $$
-declare
-    v_last krai_core.stage_runs;
-    v_status text := p_stage ->> 'status';
-    v_started_at timestamptz;
-begin
-    select * into v_last from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status <> 'ready'
-    order by r.id desc limit 1;
-    if v_last.id is null and v_status <> 'pending' then
-        -- A run from before there was a history: what the column still knows of it becomes its row.
-        v_started_at := krai_core._time_or_null(p_stage ->> 'started_at');
-        insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, error)
-        values (p_document_id, p_stage_name, case v_status when 'processing' then 'lost' else v_status end, v_started_at,
-                coalesce(krai_core._time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()), p_stage ->> 'error')
-        returning * into v_last;
-    end if;
-    if v_last.id is null then
-        return 1;
-    end if;
-    if v_status <> 'pending' or p_reset then
-        update krai_core.stage_runs r
-        set progress = case when v_status = 'pending' then r.progress else (p_stage ->> 'progress')::numeric end,
-            metadata = case when v_status = 'pending' then r.metadata else p_stage -> 'metadata' end,
-            reset_at = case when p_reset then clock_timestamp() else r.reset_at end,
-            actor = case when p_reset then p_actor else r.actor end
-        where r.id = v_last.id;
-    end if;
-    return case
-        when p_reset or v_last.reset_at is not null or v_last.status in ('completed', 'skipped', 'cancelled') then 1
-        when v_last.status = 'released' then v_last.attempt
-        else v_last.attempt + 1
-    end;
-end;
-$$;
-comment on function krai_core._keep_last_run(uuid, text, jsonb, text, boolean) is
-'Before a stage is started anew, retried or reset: keeps progress and metadata of what is in the column with the last run, and returns the number of the next attempt.';
-
-create or replace function krai_core._open_run(p_document_id uuid, p_stage_name text, p_attempt integer, p_claim_id uuid, p_worker text, p_lease_seconds numeric, p_now timestamptz)
-returns void
-language plpgsql volatile
-set search_path = ''
-as $$
-begin
-    -- A ready run becomes the running one, so that its priority and its wait stay with it.
-    update krai_core.stage_runs r
-    set status = 'running', attempt = p_attempt, claim_id = p_claim_id, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
-        lease_seconds = p_lease_seconds, lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
-    if not found then
-        insert into krai_core.stage_runs
-            (document_id, stage_name, status, attempt, claim_id, worker, started_at, heartbeat_at, lease_seconds, lease_expires_at)
-        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_worker, p_now, p_now, p_lease_seconds,
-                p_now + make_interval(secs => p_lease_seconds::double precision));
-    end if;
-end;
-$$;
-comment on function krai_core._open_run(uuid, text, integer, uuid, text, numeric, timestamptz) is 'Makes the one open run of a stage a running one.';
 
 create or replace function krai_core.start_stage(
     p_document_id uuid,
@@ -199,19 +106,28 @@ begin
             jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name), 'Leave the stage out, or enable it in krai_core.stages.');
     end if;
     v_now := clock_timestamp();
-    if v_stage ->> 'status' = 'processing' then
-        v_run := krai_core._held_run('start', p_document_id, p_stage_name, null);
-        if v_run.lease_expires_at > v_now
-           and (v_settings.timeout_seconds is null or v_run.started_at + make_interval(secs => v_settings.timeout_seconds) > v_now) then
-            return false;
-        end if;
+    v_run := krai_core._held_run('start', p_document_id, p_stage_name, null);
+    if v_stage ->> 'status' <> 'processing' then
+        -- A running run that the column knows nothing of, as a restore without triggers leaves it: the column is the truth.
+        update krai_core.stage_runs r
+        set status = 'cancelled', finished_at = v_now, error = 'stage_status was written without its triggers'
+        where r.id = v_run.id;
+    elsif v_run.lease_expires_at > v_now
+        and (v_settings.timeout_seconds is null or v_run.started_at + make_interval(secs => v_settings.timeout_seconds) > v_now) then
+        return false;
+    else
         update krai_core.stage_runs r
         set status = 'lost', finished_at = v_now, error = 'the lease ended and another took the stage over'
         where r.id = v_run.id;
     end if;
     v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, v_stage);
-    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name,
-        krai_core._pending_stage() || jsonb_build_object('status', 'processing', 'started_at', krai_core._iso(v_now))));
+    -- What stands on a pending stage is of no run: it was put there by hand, or by the repair, and stays.
+    if v_stage ->> 'status' <> 'pending' then
+        v_stage := krai_core._pending_stage();
+    end if;
+    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage
+        || '{"completed_at": null, "duration_seconds": null, "progress": 0, "error": null}'
+        || jsonb_build_object('status', 'processing', 'started_at', krai_core._iso(v_now))));
     perform krai_core._open_run(p_document_id, p_stage_name, v_attempt, p_claim_id, left(p_worker, 200), coalesce(
         p_lease_seconds, case when p_claim_id is null then greatest(v_settings.lease_seconds, 3600) else v_settings.lease_seconds end), v_now);
     return true;
@@ -219,7 +135,7 @@ end;
 $$;
 comment on function krai_core.start_stage(uuid, text, uuid, text, numeric) is
 'Starts a stage of a document: a new run, status processing.
-Prerequisites are not checked (see can_start_stage). Returns true when the caller holds the stage, false while another run of it lives. From pending, completed, failed and skipped a new run begins and clears what the last one left (kept in stage_runs); a run whose lease is over is taken over. p_claim_id: credential of the run, made by the client; a repeated start with it answers true again, and PT409 lease_lost once somebody else closed that run. p_lease_seconds: more than 0, at most 604800; null: that of the stage, and at least an hour without claim id. Raises PT404 unknown_document, 22023 unknown_stage or invalid_lease, PT409 stage_disabled.';
+Prerequisites are not checked (see can_start_stage). Returns true when the caller holds the stage, false while another run of it lives. From pending, completed, failed and skipped a new run begins and clears what the last one left (kept in stage_runs; metadata of a pending stage stays); a run whose lease is over is taken over. p_claim_id: credential of the run, made by the client; a repeated start with it answers true again, and PT409 lease_lost once somebody else closed that run. p_lease_seconds: more than 0, at most 604800; null: that of the stage, and at least an hour without claim id. Raises PT404 unknown_document, 22023 unknown_stage or invalid_lease, PT409 stage_disabled.';
 
 create or replace function krai_core.update_stage_progress(
     p_document_id uuid,
@@ -252,7 +168,8 @@ begin
     v_stage := v_stage_status -> p_stage_name;
     v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
     if v_stage ->> 'status' <> 'processing' or v_run.status <> 'running' then
-        perform krai_core._raise_conflict('progress', p_document_id, p_stage_name, v_stage ->> 'status', 'Start the stage before reporting progress.');
+        perform krai_core._raise_conflict('progress', p_document_id, p_stage_name, case v_run.status <> 'running'
+            when true then v_run.status || ' by this run already' else v_stage ->> 'status' end, 'Start the stage before reporting progress.');
     end if;
     v_now := clock_timestamp();
     perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
@@ -312,13 +229,16 @@ begin
         v_started_at := coalesce(v_run.started_at, krai_core._time_or_null(v_stage ->> 'started_at'));
     end if;
     if v_run.id is null then
-        v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, v_stage);
+        -- What nobody's run is processing is the run that ends here, and no earlier one to be kept.
+        v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, case v_from when 'processing' then krai_core._pending_stage() else v_stage end);
     end if;
     perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
         'status', p_to,
         'started_at', krai_core._iso(v_started_at),
         'completed_at', krai_core._iso(v_now),
-        'duration_seconds', case when p_to <> 'skipped' then trim_scale(round(extract(epoch from v_now - v_started_at), 6)) end,
+        -- A clock that was set back gives no negative duration.
+        'duration_seconds', case when p_to <> 'skipped' then
+            case when v_started_at > v_now then 0 else trim_scale(round(extract(epoch from v_now - v_started_at), 6)) end end,
         'progress', case p_to when 'completed' then to_jsonb(100) else v_stage -> 'progress' end,
         'error', v_error,
         'metadata', v_stage -> 'metadata' || v_metadata)));

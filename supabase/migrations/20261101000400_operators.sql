@@ -147,8 +147,7 @@ begin
     for v_function in
         select p.oid::regprocedure as signature from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            'start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage', 'retry_stage', 'reset_stage', 'heartbeat',
-            '_held_run', '_keep_last_run', '_open_run', '_close_stage'])
+            'start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage', 'retry_stage', 'reset_stage', 'heartbeat', '_close_stage'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function.signature);
         execute format('grant execute on function %s to service_role', v_function.signature);

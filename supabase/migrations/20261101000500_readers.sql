@@ -255,12 +255,14 @@ as $$
 declare
     v_document record;
     v_stages record;
+    v_sound boolean;
 begin
     select v.document_status, v.current_stage, v.progress_percentage, v.stage_status into v_document
     from krai_core.vw_documents_by_stage v where v.id = p_document_id;
     if not found then
         perform krai_core._raise_unknown_document(p_document_id);
     end if;
+    v_sound := krai_core._is_sound(v_document.stage_status);
     -- All times are in the one form that _iso writes, or were brought to it, so that they sort as text.
     select jsonb_object_agg(st.stage_name, st.stage) as stages,
            min(st.stage ->> 'started_at' collate "C") as started_at,
@@ -268,12 +270,7 @@ begin
            (array_agg(st.stage ->> 'error' order by st.position) filter (where st.status = 'failed'))[1] as error
     into v_stages
     from (
-        select ds.stage_name, ds.position, ds.status, case
-            when ds.stage ->> 'status' = ds.status and jsonb_typeof(ds.stage -> 'metadata') = 'object'
-                and coalesce(ds.stage ->> 'started_at' like '____-__-__T__:__:__.______Z', ds.stage -> 'started_at' = 'null')
-                and coalesce(ds.stage ->> 'completed_at' like '____-__-__T__:__:__.______Z', ds.stage -> 'completed_at' = 'null')
-            then ds.stage
-            else krai_core._repaired_stage(ds.stage) end as stage
+        select ds.stage_name, ds.position, ds.status, case when v_sound then ds.stage else krai_core._repaired_stage(ds.stage) end as stage
         from krai_core.vw_document_stages ds
         where ds.document_id = p_document_id
     ) st;
