@@ -19,7 +19,8 @@ def sign(secret: str, role: str, claims: Mapping[str, object]) -> str:
     now = int(time.time())
     payload = {"iss": "supabase", "role": role, "iat": now, "exp": now + _LIFETIME_SECONDS, **claims}
     parts = [
-        _encode(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, payload)
+        _encode(json.dumps(part, separators=(",", ":"), default=str).encode())
+        for part in ({"alg": "HS256", "typ": "JWT"}, payload)
     ]
     text = ".".join(parts)
     return f"{text}.{_encode(hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest())}"
