@@ -79,7 +79,9 @@ language plpgsql security definer
 set search_path = ''
 as $$
 begin
-    if coalesce(current_setting('krai_core.writer', true), '') <> '' then
+    if coalesce(current_setting('krai_core.writer', true), '') <> '' or not exists (
+        select a.id, a.stage_status from after_rows a except select b.id, b.stage_status from before_rows b
+    ) then
         return null;
     end if;
     -- Planned for the rows at hand each time: a plan kept from a call with one row would be wrong for many.
