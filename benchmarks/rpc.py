@@ -54,7 +54,8 @@ def run(bench: Bench) -> None:
 
         def through_tracker(function: str, arguments: dict[str, Any]) -> object:
             # The bare call has no method of its own.
-            return tracker._transport.send(  # noqa: SLF001Call(f"rpc/{function}", arguments, lambda answer: answer, repeatable=True))
+            call = Call(f"rpc/{function}", arguments, lambda answer: answer, repeatable=True)
+            return tracker._transport.send(call)  # noqa: SLF001
 
         for way, send in (("supabase-py", through_supabase_py), ("StageTracker", through_tracker)):
             documents = [new_document(local, f"{way} {number}.pdf") for number in range(rounds)]
