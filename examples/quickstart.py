@@ -13,13 +13,18 @@ import logging
 import signal
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 from display import LiveStatus, Screen, read_documents, read_statistics, stages_of
 from pipeline import PROCESSORS, Workspace, register
 from pipeline.search import by_vector, common_word, full_text
+from pipeline.workspace import StoppedError
 from rich.console import Console
 from supabase import Client
 
@@ -51,10 +56,10 @@ def run_pending(work: Workspace, client: Client, screen: Screen, document_ids: l
                     running[pool.submit(PROCESSORS[stage], work, document_id)] = document_id
 
         try:
-            for document_id in document_ids:
+            for document_id in work.until_stopped(document_ids):
                 start_ready(document_id)
                 live.refresh()
-            while running:
+            while running and not work.stopped.is_set():
                 done, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in done:
                     document_id = running.pop(future)
@@ -66,24 +71,50 @@ def run_pending(work: Workspace, client: Client, screen: Screen, document_ids: l
                 live.refresh()
         except BaseException:
             work.stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if work.stopped.is_set():
+        raise StoppedError("Stopped by the operator")
+
+
+@contextmanager
+def interrupts_noted(stopped: threading.Event) -> Iterator[None]:
+    """Make Ctrl-C and a polite kill set the event, and only the second one raise at once.
+
+    An exception in the middle of a call may leave a lock held that the worker threads wait for, such as the one
+    of a shared HTTP client. So the main thread ends where it holds none.
+    """
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            signal.default_int_handler(number, frame)
+        stopped.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(folder: Path, files: list[Path], screen: Screen, search: str | None, password: str | None) -> None:
     """Show it all, from an empty database to the searches."""
     screen.say("Starting Postgres and PostgREST on this machine, and applying the migrations ...")
     begin = time.monotonic()
-    with LocalSupabase() as local, tempfile.TemporaryDirectory(prefix="quickstart-") as temporary:
+    with ExitStack() as stack:
+        local = stack.enter_context(LocalSupabase())
         local.apply([HERE / "quickstart.sql"])
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quickstart-")))
         client = local.client()
-        tracker = StageTracker(client)
-        work = Workspace(tracker, local.database_url, Path(temporary, "scratch"), Path(temporary, "objects"))
+        work = Workspace(StageTracker(client), local.database_url, temporary / "scratch", temporary / "objects")
+        stack.enter_context(interrupts_noted(work.stopped))
         shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         screen.say(f"Ready after {time.monotonic() - begin:.1f} s. PDF files in {shown}: {len(files)}\n")
 
         begin = time.monotonic()
-        run_pending(work, client, screen, [register(work, client, path) for path in files])
+        run_pending(work, client, screen, [register(work, client, path) for path in work.until_stopped(files)])
         screen.say(f"\nFirst run: {time.monotonic() - begin:.1f} s. {count_failed(client)} stages failed.", "bold")
 
         retry_with_password(work, client, screen, password)
@@ -171,7 +202,7 @@ def main() -> int:
     screen = Screen(Console(highlight=False))
     try:
         run(folder, files, screen, arguments.search, arguments.password)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         # Not through rich, which may have been interrupted in the middle of a line.
         print("\nStopped. Nothing was kept.", flush=True)
         return 130
