@@ -209,32 +209,28 @@ def can_start_stage(document: str, stage: str) -> Call[bool]:
     return _reader("can_start_stage", {"p_document_id": document, "p_stage_name": stage}, _bool)
 
 
-def get_document_status(document: str) -> Call[DocumentStatus]:
-    """krai_core.get_document_status."""
+def get_document_status(document: str, order: Iterable[str]) -> Call[DocumentStatus]:
+    """krai_core.get_document_status, its stages in the given order."""
+
+    def parse(answer: object) -> DocumentStatus:
+        status = _dict(answer)
+        return cast("DocumentStatus", {**status, "stage_status": _ordered(status["stage_status"], order)})
+
+    return _reader("get_document_status", {"p_document_id": document}, parse)
+
+
+def get_stage_status(document: str, order: Iterable[str]) -> Call[dict[str, StageStatus]]:
+    """stage_status out of krai_core.get_document_status, in the given order."""
     return _reader(
         "get_document_status",
         {"p_document_id": document},
-        lambda answer: cast("DocumentStatus", _dict(answer)),
-    )
-
-
-def get_stage_status(document: str) -> Call[dict[str, StageStatus]]:
-    """stage_status out of krai_core.get_document_status."""
-    return _reader(
-        "get_document_status",
-        {"p_document_id": document},
-        lambda answer: _dict(_dict(answer)["stage_status"]),
+        lambda answer: _ordered(_dict(answer)["stage_status"], order),
     )
 
 
 def get_statistics(order: Iterable[str]) -> Call[dict[str, StageCounts]]:
-    """Stages out of krai_core.get_stage_statistics, those of ``order`` first: JSON objects have no order."""
-
-    def parse(answer: object) -> dict[str, StageCounts]:
-        stages = _dict(_dict(answer)["stages"])
-        return {name: stages[name] for name in dict.fromkeys([*order, *stages]) if name in stages}
-
-    return _reader("get_stage_statistics", {}, parse)
+    """Stages out of krai_core.get_stage_statistics, in the given order."""
+    return _reader("get_stage_statistics", {}, lambda answer: _ordered(_dict(answer)["stages"], order))
 
 
 def list_stages() -> Call[list[Stage]]:
@@ -295,3 +291,9 @@ def _dict(answer: object) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise StageTrackerError(f"expected a JSON object from the database, got {answer!r}")
     return answer
+
+
+def _ordered(stages: object, order: Iterable[str]) -> dict[str, Any]:
+    """Return the stages by name, those of ``order`` first: a JSON object has no order of its own."""
+    given = _dict(stages)
+    return {name: given[name] for name in dict.fromkeys([*order, *given]) if name in given}

@@ -311,11 +311,11 @@ class StageTracker:
 
     def get_stage_status(self, document_id: str | uuid.UUID) -> dict[str, StageStatus]:
         """Return every stage of a document by name: status, times, progress (percent), error, metadata."""
-        return self._transport.send(_calls.get_stage_status(_calls.document_id(document_id)))
+        return self._transport.send(_calls.get_stage_status(_calls.document_id(document_id), self.STAGES))
 
     def get_document_status(self, document_id: str | uuid.UUID) -> DocumentStatus:
         """Return everything about one document: status, current stage, progress, times, error, stage_status."""
-        return self._transport.send(_calls.get_document_status(_calls.document_id(document_id)))
+        return self._transport.send(_calls.get_document_status(_calls.document_id(document_id), self.STAGES))
 
     def get_statistics(self) -> dict[str, StageCounts]:
         """Return the counts by state and the average duration (seconds) of every stage, in pipeline order."""

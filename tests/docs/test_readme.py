@@ -1,0 +1,51 @@
+"""The README does what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of a language, in their order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_program_of_the_readme_prints_what_the_readme_shows() -> None:
+    """The first program runs as it stands, and its output is the block that follows it."""
+    program = blocks("python")[0]
+    shown = README.split(program, 1)[1].split("```\n", 2)[2].split("```", 1)[0]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert [line.rstrip() for line in done.stdout.splitlines()] == [line.rstrip() for line in shown.splitlines()]
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_every_link_of_the_readme_leads_to_a_file(target: str) -> None:
+    """A link to a file of this project finds it."""
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("path", re.findall(r"^([\w./]+/)\s{2,}", README, re.MULTILINE))
+def test_every_folder_that_the_readme_names_is_there(path: str) -> None:
+    """The list of folders is that of the project."""
+    assert (ROOT / path).is_dir()
+
+
+def test_every_method_in_the_table_exists() -> None:
+    """What the table of calls names is a method of StageTracker or StageContext, a function or a view."""
+    table = README.split("## What there is", 1)[1].split("\n\n", 3)[1]
+    named = set(re.findall(r"`(?:ctx\.)?([a-z_]+)(?:\(|`)", table))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "processors_v2").rglob("*.py"))
+    source += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "supabase/migrations").glob("*.sql"))
+    missing = {
+        name for name in named if not re.search(rf"(def |krai_core\.|if not exists krai_core\.){name}\b", source)
+    }
+    assert not missing
