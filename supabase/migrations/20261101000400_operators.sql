@@ -9,6 +9,8 @@
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
 create or replace function krai_core.retry_stage(p_document_id uuid, p_stage_name text, p_actor text default null)
 returns boolean
