@@ -1,7 +1,7 @@
 import hashlib
 import math
 from contextlib import nullcontext
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,9 @@ def test_chunks_hold_all_words_and_overlap() -> None:
 
 
 def test_a_word_longer_than_a_chunk_ends_the_loop() -> None:
-    """Text without white space is one chunk, however long."""
-    assert [len(chunk) for chunk in split("x" * 5000 + " " + "y" * 5000)] == [5000, 5000]
+    """Text without white space is one chunk, however long, and a short word before it is not repeated for ever."""
+    chunks = islice(split(" ".join(["a", "x" * 5000, "y" * 5000])), 10)
+    assert [len(chunk) for chunk in chunks] == [1, 5000, 5000]
 
 
 def test_clean_drops_what_postgres_refuses() -> None:
@@ -285,8 +286,8 @@ def test_the_search_knows_the_stems_of_both_languages(pipeline: Pipeline) -> Non
 def test_a_page_is_one_hit_and_the_best_comes_first(pipeline: Pipeline) -> None:
     """Hits are ranked, and no page takes two of the places."""
     with pipeline.work.database() as db:
-        hits = full_text(db, "toner", limit=20)
-    assert len({(hit.filename, hit.page) for hit in hits}) == len(hits) == 20
+        hits = full_text(db, "replace", limit=1000)
+    assert len({(hit.filename, hit.page) for hit in hits}) == len(hits) > 200
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
