@@ -71,6 +71,7 @@ class Screen:
 
     def signs(self, text: str) -> str:
         """Replace the signs that the console cannot show."""
+        text = text.encode("utf-8", "replace").decode()
         if not self.plain:
             return text
         for sign, substitute in ASCII_MARKS.items():

@@ -32,7 +32,7 @@ def store_objects(work: Workspace, document_id: str) -> None:
         for path in ctx.track(work.until_stopped(paths), total=len(paths)):
             data = path.read_bytes()
             key = put(work.store, data)
-            rows[key] = (document_id, key, path.name.encode("utf-8", "replace").decode(), len(data))
+            rows[key] = (document_id, key, path.name, len(data))
         with work.database() as db, db.cursor() as cursor:
             cursor.execute("delete from manuals.objects where document_id = %s", [document_id])
             cursor.executemany(

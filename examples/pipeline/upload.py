@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 from pypdf import PdfReader
@@ -28,7 +29,10 @@ def register(work: Workspace, client: Client, path: Path) -> str:
 def check_upload(work: Workspace, document_id: str) -> None:
     """Check the file, and note its hash, size and number of pages."""
     with StageContext(work.tracker, document_id, "upload") as ctx:
-        path = work.sources[document_id]
+        # A copy of our own: what happens to the user's file from here on does not matter to the other stages.
+        path = work.scratch / document_id / "original.pdf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(work.sources[document_id], path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = path.stat().st_size

@@ -33,7 +33,7 @@ class Workspace:
         database_url: Postgres, for the processors' own tables (see quickstart.sql).
         scratch: Folder for files between two stages; may be emptied after a run.
         store: Folder of the object store (in production: a bucket).
-        sources: Path of each document, by document id, until its upload is done.
+        sources: Path of the user's file, by document id; read by the upload alone.
         passwords: Passwords by document id; an operator may add to it while a run is on.
         stopped: Set it to make all stages end at their next page.
     """

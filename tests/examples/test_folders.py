@@ -48,6 +48,8 @@ def odd(quickstart: Run, documents: Path, tmp_path_factory: pytest.TempPathFacto
     (folder / "letter.pdf").write_text("not a PDF at all")
     (folder / "notes.txt").write_text("not asked for")
     (folder / "folder.pdf").mkdir()
+    if sys.platform == "linux":
+        shutil.copy(documents / "scanned-note.pdf", os.fsencode(folder) + b"/L\xfcfter.pdf")
     writer = PdfWriter(clone_from=PdfReader(documents / "firmware-notes.pdf"))
     writer.encrypt("", "owner", algorithm="AES-256")
     writer.write(folder / "no-printing.pdf")
@@ -66,6 +68,12 @@ def test_names_are_shown_as_they_are(odd: CompletedProcess[str]) -> None:
     """Umlauts, blanks, capitals and square brackets come through."""
     assert "✓ Mietvertrag Brösevik (Kopie).PDF: search_indexing completed" in odd.stdout
     assert "✓ [red]M30[bold] 50%.pdf: search_indexing completed" in odd.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
+def test_a_name_that_is_no_unicode_is_read_all_the_same(odd: CompletedProcess[str]) -> None:
+    """An old archive's file name is shown with a question mark, and the file is processed."""
+    assert "✓ L?fter.pdf: image_processing completed" in odd.stdout
 
 
 def test_each_useless_file_says_what_is_wrong_with_it(odd: CompletedProcess[str]) -> None:
