@@ -126,8 +126,7 @@ _DENIED = (
 # What PostgREST and Postgres say of themselves, by code or the beginning of it: class and remedy.
 _BY_CODE: tuple[tuple[str, type[StageTrackerError], str], ...] = (
     ("PGRST106", SchemaNotExposed, _NOT_EXPOSED),
-    ("PGRST202", MigrationMissing, _NOT_MIGRATED),
-    ("PGRST205", MigrationMissing, _NOT_MIGRATED),
+    ("PGRST20", MigrationMissing, _NOT_MIGRATED),
     ("42883", MigrationMissing, _NOT_MIGRATED),
     ("42P01", MigrationMissing, _NOT_MIGRATED),
     ("42501", AccessDenied, _DENIED),

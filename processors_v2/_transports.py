@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import threading
 import time
 import weakref
 from typing import Any, TypeVar
@@ -77,6 +78,9 @@ class RestTransport:
         self._retry_for = retry_for
         self._own: httpx.Client | None = None
         self._own_pid = 0
+        self._lock = threading.Lock()
+        # Not at the first call, which a fork by another thread might cut in two.
+        self._http()
 
     def __repr__(self) -> str:
         return f"RestTransport({self._client.rest_url})"
@@ -121,6 +125,7 @@ class RestTransport:
         headers["Accept-Profile" if call.arguments is None else "Content-Profile"] = SCHEMA
         url = f"{str(self._client.rest_url).rstrip('/')}/{call.path}"
         timeout = max(min(self._timeout, deadline - time.monotonic()), 0.1) if self._retry_for else self._timeout
+        response = None
         try:
             if call.arguments is None:
                 response = self._http().get(url, headers=headers, timeout=timeout)
@@ -129,14 +134,16 @@ class RestTransport:
                 body = json.dumps(call.arguments, allow_nan=False, separators=(",", ":")).encode()
                 response = self._http().post(url, content=body, headers=headers, timeout=timeout)
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError):
-            # What these say may hold the key, and so may the exceptions behind them.
-            raise ConfigurationError(
-                "the URL or the key of the supabase client cannot be sent",
-                hint="Look for a line break, a space or a letter that does not belong there",
-            ) from None
+            # What these say may hold the key, so they are not even the context of what is raised.
+            pass
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} {error}".strip()
             raise _TransientError(reason, never_ran=isinstance(error, _NEVER_SENT)) from error
+        if response is None:
+            raise ConfigurationError(
+                "the URL or the key of the supabase client cannot be sent",
+                hint="Look for a line break, a space or a letter that does not belong there",
+            )
         return _answer(response)
 
     def _unavailable(self, call: Call[Any], problem: _TransientError, tries: int) -> DatabaseUnavailable:
@@ -154,13 +161,13 @@ class RestTransport:
         chosen = getattr(self._client.options, "httpx_client", None)
         if isinstance(chosen, httpx.Client):
             return chosen
-        # After a fork the sockets belong to the parent.
-        if self._own is None or self._own_pid != os.getpid():
-            # A redirect would carry the key to another host, and turn the call into a GET.
-            own = httpx.Client(http2=False, follow_redirects=False)
-            weakref.finalize(self, own.close)
-            self._own, self._own_pid = own, os.getpid()
-        return self._own
+        with self._lock:
+            # After a fork the sockets belong to the parent.
+            if self._own is None or self._own_pid != os.getpid():
+                # A redirect would carry the key to another host, and turn the call into a GET.
+                self._own, self._own_pid = httpx.Client(http2=False, follow_redirects=False), os.getpid()
+                weakref.finalize(self, self._own.close)
+            return self._own
 
 
 def _answer(response: httpx.Response) -> Any:
@@ -171,16 +178,15 @@ def _answer(response: httpx.Response) -> Any:
         body, is_json = response.text, False
     if response.is_success and is_json:
         return body
-    code = str(body.get("code")) if isinstance(body, dict) else str(response.status_code)
+    code = str((isinstance(body, dict) and body.get("code")) or response.status_code)
     if code in _NEVER_RAN:
         raise _TransientError(_reason(response, body), never_ran=True)
     is_gateway = response.status_code in _GATEWAY and not _DATABASE_CODE.fullmatch(code)
     if code in _MAY_HAVE_RUN or code.startswith("08") or is_gateway:
         raise _TransientError(_reason(response, body), never_ran=False)
-    if not is_json or response.status_code < _FIRST_ERROR:
+    if not (isinstance(body, dict) and body.get("message")) or response.status_code < _FIRST_ERROR:
         raise StageTrackerError(
-            f"{response.url.host} answered HTTP {response.status_code} with {response.headers.get('content-type')}, "
-            "not with JSON",
+            f"{response.url.host} answered HTTP {response.status_code}, and not as PostgREST does",
             hint=_CHECK_URL,
             code=code,
         )

@@ -1,0 +1,143 @@
+"""StageTracker.from_env: which variable counts, and which keys are refused."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from processors_v2.errors import ConfigurationError
+from processors_v2.local import LocalSupabase
+from processors_v2.stage_tracker import StageTracker
+
+NAMES = ["SUPABASE_SECRET_KEYS", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY"]
+URL = "https://abcdefghijkl.supabase.co"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment without variables of Supabase, in an empty folder."""
+    for name in [*NAMES, "SUPABASE_URL"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def token(role: str) -> str:
+    """A legacy key: a JWT of a role."""
+    parts = [{"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "role": role, "exp": 4102444800}]
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*encoded, "c2lnbmF0dXJl"])
+
+
+def key_of(tracker: StageTracker) -> str:
+    """The key that a tracker sends."""
+    return str(tracker.supabase.supabase_key)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_the_first_of_four_variables_counts(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """Keys are looked for in a fixed order, from the new names to the old."""
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    for name in NAMES[first:]:
+        value = f"sb_secret_{name}"
+        monkeypatch.setenv(name, json.dumps({"default": value, "other": "x"}) if name == NAMES[0] else value)
+    tracker = StageTracker.from_env()
+    assert key_of(tracker) == f"sb_secret_{NAMES[first]}"
+    assert str(tracker.supabase.supabase_url).rstrip("/") == URL
+
+
+def test_an_empty_variable_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is set to nothing, or to blanks, does not count; blanks around a key do not either."""
+    monkeypatch.setenv("SUPABASE_URL", f" {URL}\n")
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", "  ")
+    monkeypatch.setenv("SUPABASE_KEY", " sb_secret_last\n")
+    assert key_of(StageTracker.from_env()) == "sb_secret_last"
+
+
+def test_a_file_in_the_working_directory_is_read(clean: Path) -> None:
+    """Without variables, .env in the working directory gives URL and key."""
+    (clean / ".env").write_text(f'SUPABASE_URL={URL}\nSUPABASE_KEY="sb_secret_from_file"\n', encoding="utf-8")
+    assert key_of(StageTracker.from_env()) == "sb_secret_from_file"
+
+
+def test_a_file_above_the_working_directory_is_found(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program started in a folder below finds the .env of its project."""
+    (clean / ".env").write_text(f"SUPABASE_URL={URL}\nSUPABASE_KEY=sb_secret_above\n", encoding="utf-8")
+    (clean / "backend").mkdir()
+    monkeypatch.chdir(clean / "backend")
+    assert key_of(StageTracker.from_env()) == "sb_secret_above"
+
+
+def test_the_environment_wins_over_the_file(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of the environment counts before the same one in .env, each by itself."""
+    (clean / ".env").write_text(f"SUPABASE_URL={URL}\nSUPABASE_KEY=sb_secret_file\n", encoding="utf-8")
+    monkeypatch.setenv("SUPABASE_KEY", "sb_secret_environment")
+    assert key_of(StageTracker.from_env()) == "sb_secret_environment"
+
+
+def test_from_env_works_on_a_real_server(
+    local: LocalSupabase, running_proxy: object, monkeypatch: pytest.MonkeyPatch, document: str
+) -> None:
+    """What from_env returns is a tracker; options are passed on."""
+    monkeypatch.setenv("SUPABASE_URL", running_proxy.url)  # type: ignore[attr-defined]
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", local.key())
+    tracker = StageTracker.from_env(timeout=3.0, retry_for=1.0)
+    assert tracker.start_stage(document, "upload") is True
+    assert (tracker._transport._timeout, tracker._transport._retry_for) == (3.0, 1.0)
+
+
+@pytest.mark.parametrize("url", [None, "", "abcdefghijkl.supabase.co", "postgresql://localhost/postgres"])
+def test_a_url_is_needed(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
+    """Without an http(s) URL the sentence names the variable and the form."""
+    if url is not None:
+        monkeypatch.setenv("SUPABASE_URL", url)
+    monkeypatch.setenv("SUPABASE_KEY", "sb_secret_x")
+    with pytest.raises(ConfigurationError, match=r"SUPABASE_URL is missing or not an http.*supabase\.co"):
+        StageTracker.from_env()
+
+
+def test_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key the sentence names the variables in their order, and where to find the key."""
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    with pytest.raises(ConfigurationError, match=", ".join(NAMES)) as caught:
+        StageTracker.from_env()
+    assert "Project Settings > API Keys" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["sb_secret_plain", "[]", '{"other": "sb_secret_x"}', '{"default": ""}', '{"default": 5}']
+)
+def test_the_dictionary_has_an_entry_default(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """SUPABASE_SECRET_KEYS that is no such JSON object is refused with its form, not passed over, and not shown."""
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("SUPABASE_SECRET_KEYS", value)
+    monkeypatch.setenv("SUPABASE_KEY", "sb_secret_other")
+    with pytest.raises(ConfigurationError, match='not a JSON object with an entry "default"') as caught:
+        StageTracker.from_env()
+    assert value not in str(caught.value)
+
+
+PUBLIC = {"publishable": "sb_publishable_0123456789", "anon": token("anon"), "authenticated": token("authenticated")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", PUBLIC)
+def test_a_public_key_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
+    """Keys made for browsers are refused with the name of the variable, and never shown."""
+    key = PUBLIC[kind]
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv(name, json.dumps({"default": key}) if name == NAMES[0] else key)
+    with pytest.raises(ConfigurationError, match=f"{name} is (a|the) {kind} key, which may not write") as caught:
+        StageTracker.from_env()
+    assert "secret (or service_role) key" in str(caught.value)
+    assert key not in str(caught.value)
+    assert key not in repr(caught.value)
+
+
+@pytest.mark.parametrize("key", [token("service_role"), "sb_secret_x", "a.b.c", "..", "x.!!!.y", "x.bnVsbA.y"])
+def test_other_keys_are_taken(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """A secret key, the service_role key, and keys of a form that nobody knows yet, are sent as they are."""
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("SUPABASE_KEY", key)
+    assert key_of(StageTracker.from_env()) == key
