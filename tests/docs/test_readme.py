@@ -1,5 +1,6 @@
 """The README does what it says."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,19 +13,44 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of a language, in their order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    """Return the fenced blocks of a language, in their order; "" for those that name none."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for named, text in fenced if named == language]
 
 
 def test_the_program_of_the_readme_prints_what_the_readme_shows() -> None:
     """The first program runs as it stands, and its output is the block that follows it."""
     program = blocks("python")[0]
-    shown = README.split(program, 1)[1].split("```\n", 2)[2].split("```", 1)[0]
+    shown = next(block for block in blocks("") if block.startswith("upload "))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert [line.rstrip() for line in done.stdout.splitlines()] == [line.rstrip() for line in shown.splitlines()]
     assert done.returncode == 0, done.stderr
+
+
+def test_the_demo_ends_with_what_the_readme_shows() -> None:
+    """Every line of the shown end of `./dev demo` is printed, in that order; durations may differ."""
+    shown = next(block for block in blocks("") if block.startswith("document  "))
+    done = subprocess.run(
+        [sys.executable, "examples/quickstart.py"],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = [without_duration(line) for line in done.stdout.splitlines()]
+    position = printed.index(without_duration(shown.splitlines()[0]))
+    expected = [without_duration(line) for line in shown.splitlines()]
+    assert printed[position : position + len(expected)] == expected
+
+
+def without_duration(line: str) -> str:
+    """Return a line of a table without the seconds at its end."""
+    return re.sub(r"\s+\d+\.\d\d$", "", line.rstrip())
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
