@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from processors_v2.local import LocalSupabase
+    from processors_v2._local.stack import LocalSupabase
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def local_supabase() -> "Iterator[LocalSupabase]":
     Needs the extra ``local``. Tests that need another version or other migrations open a ``LocalSupabase``
     themselves.
     """
-    from processors_v2.local import LocalSupabase
+    from processors_v2._local.stack import LocalSupabase
 
     with LocalSupabase() as local:
         yield local

@@ -33,7 +33,7 @@ def test_postgres_comes_back_on_the_same_port_with_its_data(bare: LocalSupabase,
 
 
 def test_schema_can_be_reloaded_right_after_a_crash(bare: LocalSupabase) -> None:
-    """A notification that PostgREST missed, because it was not listening yet, is sent again."""
+    """PostgREST misses the notification, since it has lost the database, and loads the schema all the same."""
     bare.restart_postgres("immediate")
     bare.reload_schema()
     assert answers(bare)

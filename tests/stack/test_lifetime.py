@@ -113,14 +113,19 @@ def test_the_thread_that_started_a_stack_may_end() -> None:
         stack.stop()
 
 
-def test_a_forked_child_cannot_stop_the_stack(bare: LocalSupabase) -> None:
-    """A worker that inherited the object and ends has no say over the servers."""
-    # A process forked here must not run the rest of the tests.
-    if (pid := os.fork()) == 0:
-        bare.stop()
-        os._exit(0)
-    os.waitpid(pid, 0)
-    assert is_served(bare.url)
+def test_a_forked_child_cannot_stop_the_stack() -> None:
+    """A worker that inherited the object and ends has no say over servers and folders."""
+    with LocalSupabase(migrations=None) as stack:
+        # A process forked here must not run the rest of the tests.
+        if (pid := os.fork()) == 0:
+            stack.stop()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert is_served(stack.url)
+        with psycopg.connect(stack.database_url) as connection:
+            connection.execute("create table public.written ()")
+        assert stack._postgres is not None
+        assert stack._postgres.folder.exists()
 
 
 def test_data_is_kept_in_a_folder_of_the_callers(open_folder: Path) -> None:
