@@ -142,7 +142,7 @@ def retry_with_password(work: Workspace, client: Client, screen: Screen, passwor
         screen.point("✗", f"{row['filename']}: {', '.join(failed)}: {stages[failed[0]]['error']}", "bold red")
         secret = password or KNOWN_PASSWORDS.get(row["filename"])
         if secret is None:
-            screen.point(" ", "Run again with --password TEXT to read it.")
+            screen.point(" ", "To read it: python examples/quickstart.py FOLDER --password TEXT")
             continue
         screen.point("▸", f"The operator gives the password, and retries {' and '.join(failed)}.\n")
         work.passwords[row["id"]] = secret
