@@ -185,7 +185,8 @@ class Postgres:
         )
         if done.returncode != 0:
             raise LocalStackError(f"{program} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
+        printed: str = done.stdout
+        return printed
 
     def _initialise(self) -> None:
         if (self._data / "PG_VERSION").exists():
