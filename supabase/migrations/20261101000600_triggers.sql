@@ -183,12 +183,9 @@ create or replace function krai_core._tg_documents_keep_rest() returns trigger
 language plpgsql security definer
 set search_path = ''
 as $$
-declare
-    v_stage_status jsonb := new.stage_status;
 begin
-    new := old;
-    new.stage_status := v_stage_status;
-    return new;
+    -- Not `new := old` and one assignment: Postgres 15 crashes on that where a row is older than one of its columns.
+    return jsonb_populate_record(old, jsonb_build_object('stage_status', new.stage_status));
 end;
 $$;
 comment on function krai_core._tg_documents_keep_rest() is 'Takes back what other triggers changed in a row whose stage_status the migration repairs.';

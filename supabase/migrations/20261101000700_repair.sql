@@ -22,9 +22,8 @@
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
-
--- Stops here where the tables are missing, which the functions below would only find out when they are called.
-do $$ begin perform from krai_core.stages limit 0; end $$;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
 create or replace function krai_core._repair_rows(p_ids uuid[], p_wait boolean, out o_seen uuid[], out o_repaired integer)
 language plpgsql volatile

@@ -1,0 +1,216 @@
+"""Databases as the field has them, on each Postgres version, and what is read of them before and after."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pglast
+import psycopg
+import pytest
+
+from processors_v2._local.project import migration_files, migrations_folder
+from processors_v2.local import LocalSupabase
+
+SQL = Path(__file__).parent / "sql"
+DEBIAN = Path("/usr/lib/postgresql/15")
+# The layers of which the databases before the migration are made, each on top of the one before.
+LAYERS = {
+    "empty": (),
+    "field": ("field.sql",),
+    "v1": ("field.sql", "v1.sql"),
+    "v1_rows": ("field.sql", "v1.sql", "v1_rows.sql"),
+}
+_NUMBERS = itertools.count(1)
+
+
+@dataclass
+class Database:
+    """One database of a server, with a connection of the role that migrates."""
+
+    local: LocalSupabase
+    name: str
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.connection = self.connect()
+
+    def connect(self, role: str = "postgres") -> psycopg.Connection[Any]:
+        """Another connection, in autocommit; it notes the warnings that it hears."""
+        connection = psycopg.connect(self.local.url_of(self.name, role), autocommit=True)
+        connection.add_notice_handler(self._note)
+        return connection
+
+    def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        if diagnostic.severity_nonlocalized == "WARNING":
+            self.warnings.append(f"{diagnostic.message_primary}\n{diagnostic.message_hint}")
+
+    def run(self, *statements: str) -> None:
+        """Execute statements one by one."""
+        for statement in statements:
+            self.connection.execute(statement)
+
+    def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self.connection.execute(query, parameters or None).fetchall()
+
+    def value(self, query: str, *parameters: Any) -> Any:
+        """The one value of a query."""
+        [(value,)] = self.rows(query, *parameters)
+        return value
+
+    def load(self, *names: str) -> None:
+        """Run SQL files of the tests."""
+        for name in names:
+            self.connection.execute((SQL / name).read_bytes())
+
+    def migrate(self, files: list[Path] | None = None) -> None:
+        """Run the migrations in this process, statement by statement, as psql sends them."""
+        for path in self.files() if files is None else files:
+            for statement in self.statements(path):
+                self.connection.execute(statement)
+
+    def stage_status(self, filename: str) -> Any:
+        """The column of the document of that name."""
+        return self.value("select stage_status from krai_core.documents where filename = %s", filename)
+
+    def catalog(self) -> list[str]:
+        """What there is, line by line, with definitions, privileges and comments, but without oids."""
+        return [line for (line,) in self.rows((SQL / "catalog.sql").read_bytes().decode())]
+
+    def contents(self, *without: str) -> dict[str, list[tuple[Any, ...]]]:
+        """All rows of the tables, without some of the columns."""
+        tables = self.rows(
+            "select c.oid::regclass::text from pg_class c where c.relkind = 'r' and"
+            " c.relnamespace::regnamespace::text ~ '^krai_' order by 1"
+        )
+        return {
+            table: sorted(self.rows(f"select to_jsonb(t) - %s::text[] from {table} t", [*without]), key=str)
+            for (table,) in tables
+        }
+
+    @staticmethod
+    def files() -> list[Path]:
+        """The migrations, in their order."""
+        return migration_files(migrations_folder())
+
+    @staticmethod
+    def statements(path: Path) -> list[str]:
+        """The statements of a file."""
+        return list(pglast.split(path.read_text(encoding="utf-8")))
+
+    @staticmethod
+    def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+        """Look until something is so, and return it."""
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.002)
+        return found
+
+    def end_session(self, pid: int) -> None:
+        """End a session of the server and wait until nothing is left of it."""
+        self.run(f"select pg_terminate_backend({pid})")
+        self.wait_for(lambda: not self.rows("select from pg_stat_activity where pid = %s", pid))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+
+class Server:
+    """A running stack, and the databases made in it, each kind once and then copied."""
+
+    def __init__(self, local: LocalSupabase, version: str) -> None:
+        self.local = local
+        self.version = version
+        self._templates: set[str] = set()
+
+    def template(self, kind: str, *, migrated: bool = False) -> str:
+        """The name of a database of that kind, to be copied."""
+        name = f"{kind}_migrated" if migrated else kind
+        if name not in self._templates:
+            self.local.create_database(name, self.template(kind) if migrated else None)
+            database = Database(self.local, name)
+            if migrated:
+                self.local.apply_to(name, migrations_folder())
+            else:
+                database.load(*LAYERS[kind])
+            database.close()
+            self._templates.add(name)
+        return name
+
+    @contextmanager
+    def copy(self, kind: str, *, migrated: bool = False) -> Iterator[Database]:
+        """A fresh database of that kind, dropped afterwards."""
+        name = f"test_{next(_NUMBERS)}"
+        self.local.create_database(name, self.template(kind, migrated=migrated))
+        database = Database(self.local, name)
+        try:
+            yield database
+        finally:
+            database.close()
+            self.local.drop_database(name)
+
+
+def _installation(version: str) -> int | Path:
+    if version != "15":
+        return int(version)
+    if not (DEBIAN / "bin" / "initdb").exists():
+        pytest.skip(f"there is no Postgres 15 in {DEBIAN}")
+    return DEBIAN
+
+
+@pytest.fixture(scope="session", params=["16", "18", "15"], ids=["pg16", "pg18", "pg15"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A stack without migrations for each Postgres version; what the disk keeps does not matter here."""
+    settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+    with LocalSupabase(postgres=_installation(request.param), migrations=None, settings=settings) as local:  # type: ignore[arg-type]
+        yield Server(local, request.param)
+
+
+@pytest.fixture
+def fresh(server: Server) -> Iterator[Callable[..., Database]]:
+    """Makes fresh databases of a kind, as they are before the migration or (migrated=True) after."""
+    opened: list[Any] = []
+
+    def make(kind: str, *, migrated: bool = False) -> Database:
+        manager = server.copy(kind, migrated=migrated)
+        database = manager.__enter__()
+        opened.append(manager)
+        return database
+
+    yield make
+    for manager in reversed(opened):
+        manager.__exit__(None, None, None)
+
+
+@pytest.fixture
+def bare(server: Server) -> Iterator[Database]:
+    """An empty database that the tests of a server share: what they make in schema krai_core is dropped."""
+    database = Database(server.local, server.template("empty"))
+    database.run("create schema krai_core")
+    yield database
+    if database.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        database.run("rollback")
+    database.run("drop schema krai_core cascade")
+    database.close()
+
+
+@pytest.fixture
+def look(server: Server) -> Iterator[Callable[[str], Database]]:
+    """Opens the migrated database of a kind, shared by all tests: what they write is rolled back."""
+    opened: list[Database] = []
+
+    def open_it(kind: str) -> Database:
+        database = Database(server.local, server.template(kind, migrated=True))
+        database.connection.execute("begin")
+        opened.append(database)
+        return database
+
+    yield open_it
+    for database in opened:
+        database.close()
