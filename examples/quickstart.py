@@ -1,8 +1,8 @@
 """Run real PDF files through all eight stages on an embedded Supabase stack, and watch them.
 
-    python examples/quickstart.py [FOLDER] [--search WORDS] [--password TEXT]
+    ./dev demo [FOLDER] [--search WORDS] [--password TEXT]
 
-Needs the extras local and demo. What to copy from: `pipeline/text_extraction.py` shows a processor,
+Or `python examples/quickstart.py`, which needs the extras local and demo. What to copy from: `pipeline/text_extraction.py` shows a processor,
 `run_pending` below shows how stages of many documents run in parallel, each as soon as it may.
 """
 
@@ -142,7 +142,7 @@ def retry_with_password(work: Workspace, client: Client, screen: Screen, passwor
         screen.point("✗", f"{row['filename']}: {', '.join(failed)}: {stages[failed[0]]['error']}", "bold red")
         secret = password or KNOWN_PASSWORDS.get(row["filename"])
         if secret is None:
-            screen.point(" ", "To read it: python examples/quickstart.py FOLDER --password TEXT")
+            screen.point(" ", "To read it: ./dev demo FOLDER --password TEXT")
             continue
         screen.point("▸", f"The operator gives the password, and retries {' and '.join(failed)}.\n")
         work.passwords[row["id"]] = secret

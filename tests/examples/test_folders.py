@@ -89,7 +89,7 @@ def test_a_file_that_only_forbids_printing_needs_no_password(odd: CompletedProce
 
 def test_a_locked_file_without_known_password_says_how_to_give_it(odd: CompletedProcess[str]) -> None:
     """The way out is an option that exists."""
-    assert "To read it: python examples/quickstart.py FOLDER --password TEXT" in odd.stdout
+    assert "To read it: ./dev demo FOLDER --password TEXT" in odd.stdout
     assert "✗ secret.pdf: text_extraction: Encrypted: a password is needed to open it" in odd.stdout
 
 
