@@ -2,8 +2,9 @@
 
     ./dev demo [FOLDER] [--search WORDS] [--password TEXT]
 
-Or `python examples/quickstart.py`, which needs the extras local and demo. What to copy from: `pipeline/text_extraction.py` shows a processor,
-`run_pending` below shows how stages of many documents run in parallel, each as soon as it may.
+Or `python examples/quickstart.py`, which needs the extras local and demo. What to copy from:
+`pipeline/text_extraction.py` shows a processor, `run_pending` below how stages of many documents run in parallel,
+each as soon as it may.
 """
 
 from __future__ import annotations
