@@ -19,9 +19,10 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
+-- Not immutable: the planner would evaluate a call with constant arguments, and raise, where it is only being planned.
 create or replace function krai_core._raise(p_code text, p_error text, p_message text, p_detail jsonb, p_hint text)
 returns void
-language plpgsql immutable
+language plpgsql stable
 set search_path = ''
 as $$
 begin
@@ -243,7 +244,7 @@ $$;
 comment on function krai_core._stage_named(text) is 'The row of krai_core.stages; raises 22023 unknown_stage.';
 
 create or replace function krai_core._raise_unknown_document(p_document_id uuid) returns void
-language plpgsql immutable
+language plpgsql stable
 set search_path = ''
 as $$
 begin
@@ -257,18 +258,19 @@ end;
 $$;
 comment on function krai_core._raise_unknown_document(uuid) is 'Raises PT404 unknown_document, or 22023 invalid_document_id for null.';
 
-create or replace function krai_core._raise_conflict(p_call text, p_document_id uuid, p_stage_name text, p_status text, p_hint text)
+create or replace function krai_core._raise_conflict(p_call text, p_document_id uuid, p_stage_name text, p_status text, p_hint text, p_remark text default '')
 returns void
-language plpgsql immutable
+language plpgsql stable
 set search_path = ''
 as $$
 begin
     perform krai_core._raise('PT409', 'conflict',
-        format('%s: stage %s of document %s is %s', p_call, p_stage_name, p_document_id, p_status),
+        format('%s: stage %s of document %s is %s%s', p_call, p_stage_name, p_document_id, p_status, p_remark),
         jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name, 'status', p_status), p_hint);
 end;
 $$;
-comment on function krai_core._raise_conflict(text, uuid, text, text, text) is 'Raises PT409 conflict: the call does not fit the state of the stage.';
+comment on function krai_core._raise_conflict(text, uuid, text, text, text, text) is
+'Raises PT409 conflict: the call does not fit the state of the stage. p_remark: follows the state in the message.';
 
 -- The first thing every writer does. The row lock is what serialises all writers of a document; `no key update` because
 -- `for update` would collide with every open insert of a child row. What stage_runs says must be asked in a later

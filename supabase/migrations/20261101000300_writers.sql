@@ -168,8 +168,8 @@ begin
     v_stage := v_stage_status -> p_stage_name;
     v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
     if v_stage ->> 'status' <> 'processing' or v_run.status <> 'running' then
-        perform krai_core._raise_conflict('progress', p_document_id, p_stage_name, case v_run.status <> 'running'
-            when true then v_run.status || ' by this run already' else v_stage ->> 'status' end, 'Start the stage before reporting progress.');
+        perform krai_core._raise_conflict('progress', p_document_id, p_stage_name, coalesce(nullif(v_run.status, 'running'), v_stage ->> 'status'),
+            'Start the stage before reporting progress.', case when v_run.status <> 'running' then ' by this run already' else '' end);
     end if;
     v_now := clock_timestamp();
     perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
@@ -206,7 +206,8 @@ begin
     if p_claim_id is not null and v_run.status <> 'running' then
         -- Closed before by this very holder: the repeat of the same call answers as the first time, another call is too late.
         if v_run.status <> p_to then
-            perform krai_core._raise_conflict(v_call, p_document_id, p_stage_name, v_run.status || ' by this run already', 'A run ends once: start the stage again to change its outcome.');
+            perform krai_core._raise_conflict(v_call, p_document_id, p_stage_name, v_run.status,
+                'A run ends once: start the stage again to change its outcome.', ' by this run already');
         end if;
         return true;
     elsif v_from = 'completed' and p_to <> 'completed' or v_from = 'skipped' and p_to = 'failed' then

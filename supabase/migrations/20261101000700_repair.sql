@@ -172,7 +172,7 @@ as $$
 declare
     v_batch record;
     v_last uuid;
-    v_held uuid[] := '{}';
+    v_held uuid[] := array[]::uuid[];
     v_total bigint := 0;
 begin
     loop

@@ -181,6 +181,9 @@ def test_every_cell_with_a_claim_id(service, bring: Callable, call: str, own: st
         assert (refusal.sqlstate, refusal.word) == ("PT409", outcome)
         assert str(document) in refusal.message
         assert refusal.hint
+        if outcome == "conflict":
+            assert refusal.detail["status"] == own
+            assert refusal.message.endswith(f"is {own} by this run already")
         assert service.everything(document) == before
         return
     assert service.call(function, document, "embedding", *arguments, p_claim_id=claim) is True

@@ -1,0 +1,298 @@
+"""Who may do what: the matrix of roles and objects, row level security through the views, and the claim ids."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from processors_v2.local import LocalSupabase
+
+ROLES = ["anon", "authenticated", "service_role"]
+
+# Every table, view and function of krai_core and what each role may do with it: s select, i insert, u update, d delete,
+# t truncate, f references, g trigger; (s) select of some columns; x execute; - nothing. A new object needs a row here.
+MATRIX = """
+object                                                       anon  authenticated  service_role
+table documents                                              -     -              siud
+table stages                                                 -     s              s
+table stage_prerequisites                                    -     s              s
+table stage_runs                                             -     (s)            siud
+view vw_document_stages                                      -     s              s
+view vw_documents_by_stage                                   -     s              s
+view vw_stage_statistics                                     -     -              s
+function start_stage(uuid,text,uuid,text,numeric)            -     -              x
+function update_stage_progress(uuid,text,numeric,jsonb,uuid) -     -              x
+function complete_stage(uuid,text,jsonb,uuid)                -     -              x
+function fail_stage(uuid,text,text,jsonb,uuid)               -     -              x
+function skip_stage(uuid,text,text,uuid)                     -     -              x
+function retry_stage(uuid,text,text)                         -     -              x
+function reset_stage(uuid,text,boolean,boolean,text)         -     -              x
+function heartbeat(jsonb)                                    -     -              x
+function get_document_progress(uuid)                         -     x              x
+function get_current_stage(uuid)                             -     x              x
+function can_start_stage(uuid,text)                          -     x              x
+function get_document_status(uuid)                           -     x              x
+function get_stage_statistics()                              -     -              x
+procedure repair_documents(integer)                          -     -              -
+function _raise(text,text,text,jsonb,text)                   -     x              x
+function _raise_unknown_document(uuid)                       -     x              x
+function _raise_conflict(text,uuid,text,text,text,text)      -     -              x
+function _iso(timestamptz)                                   -     x              x
+function _time_or_null(text)                                 -     x              x
+function _stage_state(jsonb)                                 -     x              x
+function _stage_named(text)                                  -     x              x
+function _pending_stage()                                    -     x              x
+function _default_stage_status()                             -     -              x
+function _repaired_stage(jsonb)                              -     x              x
+function _repaired(jsonb)                                    -     -              x
+function _is_sound(jsonb)                                    -     x              x
+function _checked_metadata(jsonb)                            -     -              x
+function _hold(uuid,text)                                    -     -              x
+function _write(uuid,jsonb,text)                             -     -              x
+function _held_run(text,uuid,text,uuid)                      -     -              x
+function _keep_last_run(uuid,text,jsonb,text,boolean)        -     -              x
+function _open_run(uuid,text,integer,uuid,text,numeric,timestamptz) - -            x
+function _close_stage(uuid,text,text,text,jsonb,uuid)        -     -              x
+function _completed_before(jsonb)                            -     -              -
+function _repair_rows(uuid[],boolean)                        -     -              -
+function _repair_willing(uuid[],boolean)                     -     -              -
+function _repair_batch(uuid,integer)                         -     -              -
+function _repair_held(uuid[],integer)                        -     -              -
+function _tg_documents_repair()                              -     -              -
+function _tg_documents_close_runs()                          -     -              -
+function _tg_documents_keep_rest()                           -     -              -
+function _tg_documents_legacy_status()                       -     -              -
+function _tg_documents_legacy_stage()                        -     -              -
+function _tg_documents_delete_runs()                         -     -              -
+"""
+READABLE_OF_RUNS = {
+    "id", "document_id", "stage_name", "status", "attempt", "priority", "available_at", "lease_expires_at",
+    "heartbeat_at", "started_at", "finished_at", "error", "progress", "metadata", "reset_at",
+}  # fmt: skip
+FROM_CATALOG = """
+select case c.relkind when 'v' then 'view ' else 'table ' end || c.relname, role,
+       coalesce(nullif(concat(
+           case when has_table_privilege(role, c.oid, 'select') then 's'
+                when has_any_column_privilege(role, c.oid, 'select') then '(s)' end,
+           case when has_any_column_privilege(role, c.oid, 'insert') then 'i' end,
+           case when has_any_column_privilege(role, c.oid, 'update') then 'u' end,
+           case when has_table_privilege(role, c.oid, 'delete') then 'd' end,
+           case when has_table_privilege(role, c.oid, 'truncate') then 't' end,
+           case when has_any_column_privilege(role, c.oid, 'references') then 'f' end,
+           case when has_table_privilege(role, c.oid, 'trigger') then 'g' end), ''), '-')
+from pg_class c, unnest(%s::text[]) role
+where c.relnamespace = 'krai_core'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
+union all
+select case p.prokind when 'p' then 'procedure ' else 'function ' end || p.proname || '('
+       || replace(replace(oidvectortypes(p.proargtypes), ', ', ','), 'timestamp with time zone', 'timestamptz') || ')',
+       role, case when has_function_privilege(role, p.oid, 'execute') then 'x' else '-' end
+from pg_proc p, unnest(%s::text[]) role
+where p.pronamespace = 'krai_core'::regnamespace
+union all
+select 'sequence ' || c.relname, role, 'some'
+from pg_class c, unnest(%s::text[]) role
+where c.relnamespace = 'krai_core'::regnamespace and c.relkind = 'S'
+  and has_sequence_privilege(role, c.oid, 'usage, select, update')
+"""
+
+
+def test_every_object_grants_what_the_matrix_says(alone) -> None:
+    """The rights in the catalog are those of the checked-in matrix; an object without a row fails."""
+    expected = {}
+    for line in MATRIX.strip().splitlines()[1:]:
+        *name, anon, authenticated, service_role = line.split()
+        expected[" ".join(name)] = [anon, authenticated, service_role]
+    found: dict[str, list[str]] = {}
+    array = "{" + ",".join(ROLES) + "}"
+    for name, role, rights in alone.rows(FROM_CATALOG, array, array, array):
+        found.setdefault(name, ["-"] * 3)[ROLES.index(role)] = rights
+    assert found == expected
+
+
+def test_nothing_is_granted_to_everybody(alone) -> None:
+    """PUBLIC holds no right on the schema or on anything in it."""
+    assert (
+        alone.rows(
+            """
+            select acl.privilege_type from pg_namespace n, aclexplode(n.nspacl) acl
+            where n.nspname = 'krai_core' and acl.grantee = 0
+            union all
+            select c.relname || ' ' || acl.privilege_type from pg_class c, aclexplode(c.relacl) acl
+            where c.relnamespace = 'krai_core'::regnamespace and acl.grantee = 0
+            union all
+            select p.proname || ' ' || acl.privilege_type
+            from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
+            where p.pronamespace = 'krai_core'::regnamespace and acl.grantee = 0
+            """
+        )
+        == []
+    )
+
+
+def test_every_table_has_row_level_security(alone) -> None:
+    """RLS is on for all tables of ours and for the documents table that we make, and policies name their role."""
+    assert (
+        alone.rows(
+            "select relname from pg_class "
+            "where relnamespace = 'krai_core'::regnamespace and relkind = 'r' and not relrowsecurity"
+        )
+        == []
+    )
+    assert alone.rows("select policyname from pg_policies where schemaname = 'krai_core' and roles = '{public}'") == []
+
+
+def _refused(session: Any, query: str) -> str:
+    with pytest.raises(psycopg.Error) as caught:
+        session.run(query)
+    return caught.value.sqlstate or ""
+
+
+def test_anon_is_refused_everywhere(alone, connect: Callable, local: LocalSupabase, own_database: str) -> None:
+    """anon gets 42501 on every relation and on every function of krai_core, not zeros or empty answers."""
+    anon = connect("anon", local.url_of(own_database))
+    for (name,) in alone.rows(
+        "select relname from pg_class where relnamespace = 'krai_core'::regnamespace and relkind in ('r', 'v')"
+    ):
+        assert _refused(anon, f"select * from krai_core.{name}") == "42501"
+    for name, kind, types in alone.rows(
+        "select proname, prokind, array(select format_type(t, null) from unnest(proargtypes) t) "
+        "from pg_proc where pronamespace = 'krai_core'::regnamespace and prorettype <> 'trigger'::regtype"
+    ):
+        arguments = ", ".join(f"null::{one}" for one in types)
+        verb = "call" if kind == "p" else "select"
+        assert _refused(anon, f"{verb} krai_core.{name}({arguments})") == "42501"
+
+
+def test_anon_is_refused_over_http(local: LocalSupabase) -> None:
+    """Through PostgREST that is 401 with 42501, for reading, calling and statistics."""
+    headers = {
+        "Authorization": f"Bearer {local.key('anon')}",
+        "Accept-Profile": "krai_core",
+        "Content-Profile": "krai_core",
+    }
+    with httpx.Client(base_url=local.url, headers=headers, trust_env=False) as http:
+        answers = [
+            http.get("/documents"),
+            http.get("/vw_stage_statistics"),
+            http.get("/rpc/get_stage_statistics"),
+            http.post("/rpc/start_stage", json={"p_document_id": str(uuid.uuid4()), "p_stage_name": "upload"}),
+        ]
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(401, "42501")] * 4
+
+
+def test_statistics_are_for_service_role(local: LocalSupabase) -> None:
+    """A signed-in user gets 42501 and HTTP 403 for statistics, by function and by view."""
+    headers = {"Authorization": f"Bearer {local.key('authenticated')}", "Accept-Profile": "krai_core"}
+    with httpx.Client(base_url=local.url, headers=headers, trust_env=False) as http:
+        for path in ("/rpc/get_stage_statistics", "/vw_stage_statistics"):
+            answer = http.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (403, "42501")
+
+
+@pytest.fixture
+def tenants(alone, connect: Callable, local: LocalSupabase, own_database: str) -> Any:
+    """Documents with owners and a policy that shows each his own; opens a session signed in as somebody."""
+    alone.run("alter table krai_core.documents add column owner uuid")
+    alone.run("grant select on krai_core.documents to authenticated")
+    alone.run(
+        "create policy own_documents on krai_core.documents "
+        "for select to authenticated using (owner = (select auth.uid()))"
+    )
+
+    def sign_in(user: uuid.UUID) -> Any:
+        session = connect("authenticated", local.url_of(own_database))
+        session.run("select set_config('request.jwt.claims', %s, false)", f'{{"sub": "{user}"}}')
+        return session
+
+    return sign_in
+
+
+def test_an_owner_sees_his_documents_through_views_and_functions(alone, tenants: Callable) -> None:
+    """The policy of documents decides what its owner sees in each view and function."""
+    owner = uuid.uuid4()
+    mine, theirs = alone.document(owner=owner), alone.document(owner=uuid.uuid4())
+    for document in (mine, theirs):
+        alone.call("start_stage", document, "upload", p_claim_id=uuid.uuid4())
+    session = tenants(owner)
+    assert session.rows("select id from krai_core.documents") == [(mine,)]
+    assert session.rows("select id, upload_status ->> 'status' from krai_core.vw_documents_by_stage") == [
+        (mine, "processing")
+    ]
+    assert session.value("select count(*) from krai_core.vw_document_stages") == 8
+    assert session.rows("select document_id, status from krai_core.stage_runs") == [(mine, "running")]
+    assert session.call("get_document_status", mine)["current_stage"] == "upload"
+    assert session.call("get_document_progress", mine) == 0
+    assert session.call("get_current_stage", mine) == "upload"
+    assert session.call("can_start_stage", mine, "upload") is False
+    assert session.refused("get_document_status", theirs).word == "unknown_document"
+
+
+def test_an_owner_reads_odd_rows_too(alone, tenants: Callable) -> None:
+    """What a reader repairs on the way is within the rights of a signed-in user."""
+    owner = uuid.uuid4()
+    mine = alone.document(owner=owner)
+    alone.run("alter table krai_core.documents disable trigger user")
+    alone.edit(mine, {"upload": "completed", "storage": {"status": "x", "started_at": "2025-10-04 08:00:00+02"}})
+    session = tenants(owner)
+    assert session.call("get_document_status", mine)["stage_status"]["upload"]["status"] == "completed"
+    assert session.value("select storage_status ->> 'status' from krai_core.vw_documents_by_stage") == "pending"
+
+
+def test_a_stranger_sees_nothing(alone, tenants: Callable) -> None:
+    """Whom no policy admits sees no rows, and every function tells him that there is no such document."""
+    document = alone.document(owner=uuid.uuid4())
+    alone.call("start_stage", document, "upload")
+    session = tenants(uuid.uuid4())
+    for relation in ("documents", "vw_document_stages", "vw_documents_by_stage", "stage_runs"):
+        assert session.value(f"select count(*) from krai_core.{relation}") == 0
+    for function, arguments in (
+        ("get_document_status", ()), ("get_document_progress", ()), ("get_current_stage", ()),
+        ("can_start_stage", ("upload",)),
+    ):  # fmt: skip
+        refusal = session.refused(function, document, *arguments)
+        assert (refusal.sqlstate, refusal.word) == ("PT404", "unknown_document")
+
+
+def test_a_signed_in_user_without_a_grant_on_documents_is_refused(
+    alone, connect: Callable, local: LocalSupabase, own_database: str
+) -> None:
+    """No grant on documents means 42501 from the views and functions, not an empty answer."""
+    document = alone.document()
+    session = connect("authenticated", local.url_of(own_database))
+    assert _refused(session, "select * from krai_core.vw_documents_by_stage") == "42501"
+    assert _refused(session, f"select krai_core.get_document_status('{document}')") == "42501"
+
+
+def test_the_credentials_of_runs_are_unreadable(tenants: Callable) -> None:
+    """claim_id, worker and who acted are not for signed-in users, by name or by star."""
+    session = tenants(uuid.uuid4())
+    readable = session.value(
+        "select array_agg(attname::text) from pg_attribute where attrelid = 'krai_core.stage_runs'::regclass "
+        "and attnum > 0 and has_column_privilege('authenticated', attrelid, attnum, 'select')"
+    )
+    assert set(readable) == READABLE_OF_RUNS
+    for columns in ("claim_id", "worker", "actor", "closed_by_holder", "*", "stage_runs"):
+        assert _refused(session, f"select {columns} from krai_core.stage_runs") == "42501"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into krai_core.stage_runs (document_id, stage_name, status) values (gen_random_uuid(), 'x', 'ready')",
+        "update krai_core.stage_runs set lease_expires_at = now()",
+        "delete from krai_core.stage_runs",
+        "update krai_core.stages set paused = true",
+        "delete from krai_core.stage_prerequisites",
+        "update krai_core.documents set filename = 'x'",
+        "select krai_core.start_stage(gen_random_uuid(), 'upload')",
+        "select krai_core._write(gen_random_uuid(), '{}')",
+        "select krai_core._tg_documents_repair()",
+        "call krai_core.repair_documents()",
+    ],
+)
+def test_a_signed_in_user_cannot_write(tenants: Callable, statement: str) -> None:
+    """Whatever changes something is 42501 for a signed-in user without rights of his own."""
+    assert _refused(tenants(uuid.uuid4()), statement) == "42501"

@@ -1,0 +1,150 @@
+"""processing_status and processing_stage, where the table has them: they follow the stages, and bind nobody."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from processors_v2._local.project import migrations_folder
+
+_NAMES = itertools.count(1)
+STAGES = [
+    "upload", "text_extraction", "image_processing", "classification",
+    "metadata_extraction", "storage", "embedding", "search_indexing",
+]  # fmt: skip
+
+
+def _legacy(service, document: object) -> str:
+    return service.value("select processing_status from krai_core.documents where id = %s", document)
+
+
+def test_processing_status_follows_the_stages(service, bring: Callable) -> None:
+    """pending while nothing began, failed as long as any stage is, completed when all are finished, else processing."""
+    document = service.document()
+    assert _legacy(service, document) == "pending"
+    bring(document, "upload", "processing")
+    assert _legacy(service, document) == "processing"
+    service.call("complete_stage", document, "upload")
+    assert _legacy(service, document) == "processing"
+    bring(document, "embedding", "failed")
+    assert _legacy(service, document) == "failed"
+    for stage in STAGES:
+        if stage != "embedding":
+            service.call("complete_stage", document, stage)
+            assert _legacy(service, document) == "failed"
+    service.call("retry_stage", document, "embedding")
+    assert _legacy(service, document) == "processing"
+    service.call("skip_stage", document, "embedding")
+    assert _legacy(service, document) == "completed"
+    service.call("reset_stage", document, "upload", p_cascade=True)
+    assert _legacy(service, document) == "pending"
+
+
+def test_a_direct_edit_moves_processing_status_too(service) -> None:
+    """The trigger derives it from whatever was written."""
+    document = service.document()
+    service.edit(document, dict.fromkeys(STAGES, "completed"))
+    assert _legacy(service, document) == "completed"
+
+
+def test_processing_status_is_left_alone_while_no_status_changes(service, bring: Callable) -> None:
+    """A value of another system stays through progress and edits of metadata, and goes with the next change."""
+    document = service.document()
+    bring(document, "upload", "processing")
+    service.run("update krai_core.documents set processing_status = 'reprocessing' where id = %s", document)
+    service.call("update_stage_progress", document, "upload", 80, {"pages": 9})
+    stages = service.stage_status(document)
+    stages["storage"]["metadata"]["by"] = "hand"
+    service.edit(document, stages)
+    assert _legacy(service, document) == "reprocessing"
+    service.call("complete_stage", document, "upload")
+    assert _legacy(service, document) == "processing"
+
+
+def test_an_inserted_document_keeps_its_processing_status(service) -> None:
+    """An insert is no change of a stage: what was inserted stands."""
+    assert _legacy(service, service.document(processing_status="uploaded")) == "uploaded"
+
+
+Old = Callable[[str], Any]
+
+
+@pytest.fixture
+def over(local: Any, connect: Callable) -> Iterator[Old]:
+    """Makes a database with a documents table of its own, migrates it, and connects to it."""
+    made = []
+
+    def build(columns: str) -> Any:
+        name = f"sql_legacy_{next(_NAMES)}"
+        local.create_database(name)
+        made.append(name)
+        connection = connect(None, local.url_of(name))
+        connection.run("create schema krai_core")
+        connection.run("create type public.old_status as enum ('pending', 'done')")
+        connection.run(
+            "create table krai_core.documents "
+            f"(id uuid primary key default gen_random_uuid(), filename text not null{columns})"
+        )
+        local.apply_to(name, migrations_folder())
+        return connection
+
+    yield build
+    for name in made:
+        local.drop_database(name)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "processing_status text default 'pending' check (processing_status in ('pending', 'done'))",
+        "processing_status varchar(7) default 'pending'",
+        "processing_status varchar(20) default 'pending' check (processing_status::public.old_status is not null)",
+        "processing_status text not null default 'pending' unique",
+    ],
+    ids=["check", "varchar", "cast to enum", "unique"],
+)
+def test_a_value_that_the_table_refuses_is_left_alone_with_a_warning(over: Old, column: str) -> None:
+    """The call of the stage succeeds, the old value stays, and a WARNING says so."""
+    old = over(f", {column}")
+    documents = [old.document(processing_status="done" if "done" in column else "pending")]
+    if "unique" in column:
+        documents = [old.document(processing_status="a"), old.document(processing_status="b")]
+        old.call("start_stage", documents[0], "upload")
+    document = documents[-1]
+    before = _legacy(old, document)
+    assert old.call("start_stage", document, "upload") is True
+    assert old.stage(document, "upload")["status"] == "processing"
+    assert _legacy(old, document) == before
+    assert any("processing_status" in warning for warning in old.warnings)
+
+
+def test_an_enum_column_is_left_alone(over: Old) -> None:
+    """A processing_status that is no text is not ours to write: calls work and leave it as it is, without a word."""
+    old = over(", processing_status public.old_status default 'pending'")
+    document = old.document()
+    assert old.call("complete_stage", document, "upload") is True
+    assert _legacy(old, document) == "pending"
+    assert old.warnings == []
+
+
+def test_processing_stage_follows_the_current_stage(over: Old) -> None:
+    """Where the column exists as text it holds the first stage that is not finished, and completed at the end."""
+    old = over(", processing_status text, processing_stage text")
+    document = old.document()
+    for place, stage in enumerate(STAGES):
+        old.call("start_stage", document, stage)
+        assert old.value("select processing_stage from krai_core.documents where id = %s", document) == stage
+        old.call("complete_stage", document, stage)
+        following = [*STAGES, "completed"][place + 1]
+        assert old.value("select processing_stage from krai_core.documents where id = %s", document) == following
+    assert _legacy(old, document) == "completed"
+
+
+def test_a_table_without_legacy_columns_needs_none(over: Old) -> None:
+    """With id and filename alone everything works."""
+    old = over("")
+    document = old.document()
+    assert old.call("start_stage", document, "upload") is True
+    old.edit(document, {"upload": "completed"})
+    assert old.call("get_document_status", document)["status"] == "processing"
