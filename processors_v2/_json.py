@@ -112,12 +112,19 @@ def _value(value: Any, path: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one 
         return [_value(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, AbstractSet):
         # In a stable order, so that a repeated call sends the same.
-        return sorted((_value(item, path) for item in value), key=lambda item: (str(type(item)), str(item)))
+        return sorted((_value(item, path) for item in value), key=_order)
     if isinstance(value, pydantic.BaseModel):
         return _value(value.model_dump(), path)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _mapping({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, path)
     raise _refused(value, path)
+
+
+def _order(item: Any) -> tuple[int, Any]:
+    """Numbers by value, then texts, then the rest."""
+    if isinstance(item, int | float):
+        return 0, item
+    return (1, item) if isinstance(item, str) else (2, str(item))
 
 
 def _real(value: Any, path: str) -> float:

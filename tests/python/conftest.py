@@ -1,4 +1,4 @@
-"""A tracker over real PostgREST, documents to track, and a proxy before PostgREST that does wrong what it is told to."""
+"""A tracker over real PostgREST, documents to track, and a proxy before it that does wrong what it is told to."""
 
 import threading
 import uuid
@@ -140,7 +140,7 @@ class Proxy:
             def do_POST(self) -> None:
                 proxy.handle(self)
 
-            do_GET = do_POST
+            do_GET = do_POST  # noqa: N815 - so is it called there
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -231,6 +231,6 @@ def gateway_client(local: LocalSupabase, running_proxy: Proxy) -> supabase.Clien
 
 @pytest.fixture
 def through(proxy: Proxy, gateway_client: supabase.Client) -> StageTracker:
-    """A tracker through the proxy, that gives up soon."""
+    """A tracker through the proxy."""
     assert proxy.url
-    return StageTracker(gateway_client, timeout=0.5, retry_for=5)
+    return StageTracker(gateway_client)

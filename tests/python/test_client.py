@@ -128,7 +128,7 @@ def _in_child(tracker: StageTracker, document: str, result: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_connections_of_its_own(proxy: Any, through: StageTracker, document: str, db: Any) -> None:
+def test_a_forked_child_has_connections_of_its_own(proxy: Any, through: StageTracker, document: str) -> None:
     """After a fork the child opens connections of its own, and those of the parent go on working."""
     through.start_stage(document, "upload")
     connections = proxy.connections

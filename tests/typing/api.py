@@ -1,0 +1,116 @@
+"""The public API as a program that type checkers read: every name, parameter and result in its documented type.
+
+It is checked, not run; ``assert_type`` fails the check where a type is another one.
+"""
+
+import enum
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, assert_type
+
+import supabase
+
+from processors_v2 import errors
+from processors_v2.local import LocalSupabase
+from processors_v2.models import DocumentState, DocumentStatus, Stage, StageCounts, StageState, StageStatus
+from processors_v2.stage_tracker import StageContext, StageTracker
+
+
+class Name(enum.Enum):
+    """Stage names as processors define them."""
+
+    UPLOAD = "upload"
+
+
+async def on_event(event: str, stage: str, document_id: str, status: str) -> None:
+    """A callback."""
+
+
+def construct(client: supabase.Client, local: LocalSupabase) -> StageTracker:
+    """All ways to a tracker."""
+    assert_type(StageTracker.from_env(), StageTracker)
+    assert_type(StageTracker.from_env(timeout=5.0, retry_for=60.0), StageTracker)
+    StageTracker(supabase_client=client, websocket_callback=on_event, timeout=5.0, retry_for=0)
+    StageTracker(local.client(), on_event)
+    assert_type(StageTracker.STAGES, list[str])
+    return StageTracker(client)
+
+
+def write(tracker: StageTracker, document_id: str | uuid.UUID) -> None:
+    """Every mutator answers bool."""
+    claim_id = uuid.uuid4()
+    assert_type(tracker.start_stage(document_id, "upload"), bool)
+    assert_type(tracker.start_stage(document_id, Name.UPLOAD, claim_id=claim_id, worker="w", lease_seconds=60), bool)
+    assert_type(tracker.update_progress(document_id, "upload", 45.5), bool)
+    assert_type(tracker.update_progress(document_id, "upload", progress=None, metadata={"a": [1]}), bool)
+    assert_type(tracker.update_stage_progress(document_id, Name.UPLOAD, 50, {"a": 1}, claim_id=claim_id), bool)
+    assert_type(tracker.complete_stage(document_id=document_id, stage_name="upload", metadata={"a": claim_id}), bool)
+    assert_type(tracker.fail_stage(document_id, "upload", "text", {"a": 1}), bool)
+    assert_type(tracker.fail_stage(document_id, "upload", error=ValueError(), claim_id=claim_id), bool)
+    assert_type(tracker.skip_stage(document_id, "upload", reason="no images"), bool)
+    assert_type(tracker.retry_stage(document_id, "upload", actor="me"), bool)
+    assert_type(tracker.reset_stage(document_id, "upload", cascade=True, force=True, actor="me"), bool)
+
+
+def read(tracker: StageTracker, document_id: str | uuid.UUID) -> None:
+    """Every reader answers what the seed's examples use."""
+    assert_type(tracker.get_progress(document_id), float)
+    assert_type(tracker.get_current_stage(document_id), str)
+    assert_type(tracker.can_start_stage(document_id, Name.UPLOAD), bool)
+    stages = tracker.get_stage_status(document_id)
+    assert_type(stages, dict[str, StageStatus])
+    assert_type(stages["upload"]["status"], StageState)
+    assert_type(stages["upload"]["metadata"], dict[str, Any])
+    assert_type(stages["upload"]["duration_seconds"], float | None)
+    document = tracker.get_document_status(document_id)
+    assert_type(document, DocumentStatus)
+    assert_type(document["status"], DocumentState)
+    assert_type(document["stage_status"]["upload"]["error"], str | None)
+    statistics = tracker.get_statistics()
+    assert_type(statistics, dict[str, StageCounts])
+    assert_type(statistics["upload"]["completed"], int)
+    assert_type(statistics["upload"]["avg_duration"], float | None)
+    listed = tracker.list_stages()
+    assert_type(listed, list[Stage])
+    assert_type(listed[0].requires, tuple[str, ...])
+
+
+def run(tracker: StageTracker, document_id: str | uuid.UUID, pages: list[bytes], more: Iterator[int]) -> None:
+    """The context and what can be done inside of its block."""
+    with StageContext(tracker, document_id, Name.UPLOAD, lease_seconds=60, interval=0.5, worker="gpu-7") as ctx:
+        assert_type(ctx, StageContext)
+        assert_type(ctx.document_id, str)
+        assert_type(ctx.stage_name, str)
+        assert_type(ctx.metadata, dict[str, Any])
+        assert_type(ctx.claim_id, uuid.UUID | None)
+        ctx.update_progress(50)
+        ctx.update_progress(None, {"a": 1})
+        ctx.set_metadata("a", uuid.uuid4())
+        for page in ctx.track(pages, unit="pages"):
+            assert_type(page, bytes)
+        for number in ctx.track(more, total=3):
+            assert_type(number, int)
+        ctx.skip()
+        ctx.skip(reason="no images")
+
+
+def handle(work: Callable[[], None]) -> None:
+    """Errors are caught by class."""
+    try:
+        work()
+    except (errors.StageBusy, errors.StageLost) as error:
+        assert_type(error.document_id, str | None)
+        assert_type(error.stage, str | None)
+    except (errors.UnknownDocument, errors.UnknownStage, errors.InvalidArgument, errors.StageConflict) as error:
+        assert_type(error.details, dict[str, Any])
+    except (errors.AccessDenied, errors.SchemaNotExposed, errors.MigrationMissing, errors.ConfigurationError) as error:
+        assert_type(error.hint, str | None)
+    except errors.DatabaseUnavailable as error:
+        assert_type(error.message, str)
+    except errors.StageTrackerError as error:
+        assert_type(error.code, str | None)
+        assert_type(error.error, str | None)
+
+
+STATE: StageState = "skipped"
+EVERY: Literal["pending", "processing", "completed", "failed", "skipped"] = STATE
