@@ -166,7 +166,7 @@ comment on function krai_core._repair_held(uuid[], integer) is
 'Repairs documents that others held before: waits up to 10 s for the first and takes the next p_limit that are free. Returns the ids that are still held (none after a wait in vain, with a WARNING) and how many rows were changed.';
 
 -- No `set search_path` here: a procedure with a SET clause may not commit. Every name is qualified instead.
-create or replace procedure krai_core.repair_documents(p_batch integer default 500)
+create or replace procedure krai_core.repair_documents(p_batch integer default 200)
 language plpgsql
 as $$
 declare
@@ -205,7 +205,7 @@ begin
         where p.pronamespace = 'krai_core'::regnamespace
           and p.proname in ('_repair_rows', '_repair_willing', '_repair_batch', '_repair_held', 'repair_documents')
     loop
-        execute format('revoke execute on routine %s from public, anon, authenticated', v_routine);
+        execute format('revoke execute on routine %s from public, anon, authenticated, service_role', v_routine);
     end loop;
 end $$;
 

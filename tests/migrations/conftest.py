@@ -34,14 +34,16 @@ class Database:
     local: LocalSupabase
     name: str
     warnings: list[str] = field(default_factory=list)
+    opened: list[psycopg.Connection[Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.connection = self.connect()
 
     def connect(self, role: str = "postgres") -> psycopg.Connection[Any]:
-        """Another connection, in autocommit; it notes the warnings that it hears."""
+        """Another connection, in autocommit, closed with the first; it notes the warnings that it hears."""
         connection = psycopg.connect(self.local.url_of(self.name, role), autocommit=True)
         connection.add_notice_handler(self._note)
+        self.opened.append(connection)
         return connection
 
     def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -117,8 +119,9 @@ class Database:
         self.wait_for(lambda: not self.rows("select from pg_stat_activity where pid = %s", pid))
 
     def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
+        """Close all connections."""
+        for connection in self.opened:
+            connection.close()
 
 
 class Server:

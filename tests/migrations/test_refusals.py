@@ -168,7 +168,6 @@ def test_a_table_of_somebody_else_is_refused(fresh: Fresh) -> None:
     database = fresh("field")
     admin = database.connect("supabase_admin")
     admin.execute("alter table krai_core.documents owner to supabase_admin")
-    admin.close()
     before = database.catalog()
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
         database.migrate()

@@ -1,0 +1,187 @@
+"""Interrupted at any statement, and run again."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+Fresh = Callable[..., Any]
+
+# The files whose statements stand in one transaction, and those that commit on their own.
+IN_ONE = ["100", "150", "200", "250", "300", "400", "500", "600", "700"]
+REPAIR, INDEX = "800", "900"
+INDEX_STATE = "select indisvalid from pg_index where indexrelid = to_regclass('krai_core.idx_documents_stage_status')"
+
+
+def _number(path: Path) -> str:
+    return path.name.split("_")[0][-3:]
+
+
+def _interrupt(database: Any, statements: list[str]) -> None:
+    """Run statements in a session that ends before it could go on."""
+    session = database.connect()
+    pid = session.info.backend_pid
+    for statement in statements:
+        session.execute(statement)
+    database.end_session(pid)
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("commit")
+
+
+def test_the_files_are_those_that_this_test_knows(fresh: Fresh) -> None:
+    """Every migration is either one transaction, from begin to commit, or known to commit on its own."""
+    database = fresh("empty")
+    for path in database.files():
+        first, *_, last = (statement.split()[-1].lower() for statement in database.statements(path))
+        one = (first, last) == ("begin", "commit")
+        assert one != (_number(path) in (REPAIR, INDEX)), path.name
+
+
+def test_a_file_that_was_interrupted_anywhere_has_left_nothing(fresh: Fresh, server: Any) -> None:
+    """Cut off after any statement but its commit, a file leaves all as it was, and the whole set ends as it should."""
+    database = fresh("v1_rows")
+    for path in (path for path in database.files() if _number(path) not in (REPAIR, INDEX)):
+        statements = database.statements(path)
+        before = (database.catalog(), database.contents())
+        assert statements[-1] == "commit"
+        # Comments change nothing that another statement needs: every fifth cut within a row of them is enough.
+        for end in range(1, len(statements)):
+            if all(part.startswith("comment") for part in statements[end - 1 : end + 1]) and end % 5:
+                continue
+            _interrupt(database, statements[:end])
+            assert database.catalog() == before[0], f"{path.name}, statement {end}"
+        assert database.contents() == before[1], path.name
+        database.migrate([path])
+    database.migrate()
+    with server.copy("v1_rows", migrated=True) as undisturbed:
+        assert database.catalog() == undisturbed.catalog()
+        assert database.contents() == undisturbed.contents()
+
+
+@pytest.mark.parametrize("stopped", [*IN_ONE, REPAIR, INDEX])
+@pytest.mark.parametrize("server", ["16"], indirect=True)
+def test_after_any_file_the_whole_set_can_be_run_again(fresh: Fresh, server: Any, stopped: str) -> None:
+    """With all files up to one applied, and the next cut off, the whole set run from its beginning gives the same."""
+    database = fresh("v1_rows")
+    files = database.files()
+    place = [_number(path) for path in files].index(stopped)
+    database.migrate(files[:place])
+    _interrupt(database, database.statements(files[place])[:-1])
+    database.migrate()
+    with server.copy("v1_rows", migrated=True) as undisturbed:
+        assert database.catalog() == undisturbed.catalog()
+        assert database.contents() == undisturbed.contents()
+
+
+def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
+    """Batches that were committed before the end stay, and the next run repairs the rest."""
+    database = fresh("v1_rows")
+    files = database.files()
+    place = [_number(path) for path in files].index(REPAIR)
+    database.migrate(files[:place])
+    database.run(
+        """
+        create function public.hold() returns trigger language plpgsql as $$
+        begin
+            perform pg_advisory_xact_lock(1) from (select new.filename) d where d.filename = 'failed';
+            return new;
+        end $$;
+        create trigger hold before update on krai_core.documents for each row execute function public.hold()
+        """
+    )
+    gate = database.connect()
+    gate.execute("select pg_advisory_lock(1)")
+    session = database.connect()
+    pid = session.info.backend_pid
+    ended: list[BaseException] = []
+
+    def repair() -> None:
+        try:
+            session.execute("call krai_core.repair_documents(3)")
+        except psycopg.OperationalError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=repair)
+    thread.start()
+    waiting = "select from pg_stat_activity where pid = %s and wait_event = 'advisory'"
+    database.wait_for(lambda: database.rows(waiting, pid))
+    database.end_session(pid)
+    thread.join()
+    gate.close()
+    assert ended
+    odd = "select count(*) from krai_core.documents where not krai_core._is_sound(stage_status)"
+    assert 0 < database.value(odd) < 18
+    database.run("drop function public.hold() cascade")
+    database.migrate()
+    with server.copy("v1_rows", migrated=True) as undisturbed:
+        assert database.catalog() == undisturbed.catalog()
+        assert database.contents() == undisturbed.contents()
+
+
+def _without_index(fresh: Fresh) -> tuple[Any, Path]:
+    database = fresh("v1_rows", migrated=True)
+    database.run("drop index krai_core.idx_documents_stage_status")
+    return database, database.files()[-1]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "terminated"])
+def test_an_index_whose_build_was_cut_off_is_built_anew(fresh: Fresh, end: str) -> None:
+    """A build that ended half-way leaves an invalid index; the next run replaces it by a valid one."""
+    database, path = _without_index(fresh)
+    writer = database.connect()
+    writer.execute("begin; update krai_core.documents set filename = filename where filename = 'null'")
+    builder = database.connect()
+    pid = builder.info.backend_pid
+    ended: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            for statement in database.statements(path):
+                builder.execute(statement)
+        except psycopg.OperationalError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    # The build waits for transactions that may not know of the index yet.
+    database.wait_for(lambda: database.rows(INDEX_STATE))
+    database.run(f"select pg_{end.removesuffix('led').removesuffix('d')}_backend({pid})")
+    thread.join()
+    writer.execute("rollback")
+    assert ended
+    assert database.rows(INDEX_STATE) == [(False,)]
+    database.migrate([path])
+    assert database.rows(INDEX_STATE) == [(True,)]
+
+
+def test_an_invalid_index_is_replaced_in_a_run_of_the_whole_set(fresh: Fresh) -> None:
+    """An index that is marked invalid, however it came to that, is valid after the migrations."""
+    database = fresh("v1_rows", migrated=True)
+    admin = database.connect("supabase_admin")
+    admin.execute(
+        "update pg_index set indisvalid = false where indexrelid = 'krai_core.idx_documents_stage_status'::regclass"
+    )
+    admin.close()
+    assert database.rows(INDEX_STATE) == [(False,)]
+    database.migrate()
+    assert database.rows(INDEX_STATE) == [(True,)]
+
+
+def test_an_index_that_somebody_else_builds_just_now_is_left_to_them(fresh: Fresh) -> None:
+    """A build in progress looks invalid too: a second migration meanwhile stops at its lock instead of dropping it."""
+    database, path = _without_index(fresh)
+    writer = database.connect()
+    writer.execute("begin; update krai_core.documents set filename = filename where filename = 'null'")
+    builder = database.connect()
+    thread = threading.Thread(target=lambda: [builder.execute(part) for part in database.statements(path)])
+    thread.start()
+    database.wait_for(lambda: database.rows(INDEX_STATE))
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        database.migrate([path])
+    writer.execute("rollback")
+    thread.join()
+    assert database.rows(INDEX_STATE) == [(True,)]
+    database.migrate([path])
