@@ -1,6 +1,6 @@
 """Every Python example, through supabase-py."""
 
-# ruff: noqa: Q000, PLC0415 - the examples stand here as they are
+# ruff: noqa: C901 - the examples stand here as they are
 # fmt: off
 import threading
 from typing import Any
