@@ -1,6 +1,6 @@
 """Every Python example, through supabase-py."""
 
-# ruff: noqa: C901 - the examples stand here as they are
+# ruff: noqa: C901, PLC0415, Q000 - the examples stand here as they are
 # fmt: off
 import threading
 from typing import Any
