@@ -285,7 +285,7 @@ def test_transactions_that_touch_documents_in_id_order_do_not_deadlock(
             with other.connection.transaction():
                 other.run(
                     "update krai_core.documents d "
-                    "set stage_status = jsonb_set(stage_status, '{storage,progress}', '5') "
+                    "set stage_status = jsonb_set(stage_status, '{upload,status}', '\"pending\"') "
                     "from (select id from krai_core.documents where id = any (%s::uuid[]) "
                     "order by id for no key update) l "
                     "where d.id = l.id",

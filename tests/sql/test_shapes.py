@@ -80,6 +80,18 @@ def test_duration_is_the_time_between_start_and_end(service, moment: Callable) -
         assert dt.timedelta(seconds=stage["duration_seconds"]) == between
 
 
+def test_times_are_those_of_the_call_and_not_of_its_transaction(connect: Callable) -> None:
+    """In one transaction a start and an end have different times: a call that waited for a lock is not dated back."""
+    session = connect()
+    document = session.document()
+    with session.connection.transaction():
+        begun = session.value("select krai_core._iso(now())")
+        session.call("start_stage", document, "upload")
+        session.call("complete_stage", document, "upload")
+    stage = session.stage(document, "upload")
+    assert begun < stage["started_at"] < stage["completed_at"]
+
+
 def test_a_clock_that_was_set_back_gives_no_negative_duration(service, bypass) -> None:
     """A start that lies ahead of the clock ends with a duration of 0, in a sound stage."""
     document = service.document()

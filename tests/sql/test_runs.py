@@ -1,0 +1,129 @@
+"""stage_runs: impossible rows, ready runs, and rows that the column knows nothing of."""
+
+import uuid
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+OPEN = (
+    "insert into krai_core.stage_runs (document_id, stage_name, status, available_at, priority) "
+    "values (%s, 'upload', 'ready', now(), %s)"
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "constraint"),
+    [
+        ("'upload', 'paused', 1, null, null, null, null, now()", "stage_runs_status_is_known"),
+        ("'upload', 'failed', 1, null, null, null, null, null", "stage_runs_finished_unless_open"),
+        ("'upload', 'ready', 1, now(), null, null, null, now()", "stage_runs_finished_unless_open"),
+        ("'upload', 'running', 1, null, null, 60, now(), null", "stage_runs_running_has_a_lease"),
+        ("'upload', 'running', 1, null, now(), 60, null, null", "stage_runs_running_has_a_lease"),
+        ("'upload', 'running', 1, null, now(), 0, now(), null", "stage_runs_running_has_a_lease"),
+        ("'upload', 'ready', 1, null, null, null, null, null", "stage_runs_ready_is_due_at_a_time"),
+        ("'upload', 'failed', 0, null, null, null, null, now()", "stage_runs_attempt_is_positive"),
+    ],
+)
+def test_impossible_runs_are_impossible_rows(service, row: str, constraint: str) -> None:
+    """Each rule of a run is a constraint with a name that says it."""
+    with pytest.raises(psycopg.errors.CheckViolation) as caught:
+        service.run(
+            "insert into krai_core.stage_runs (document_id, stage_name, status, attempt, available_at, started_at, "
+            f"lease_seconds, lease_expires_at, finished_at) values (gen_random_uuid(), {row})"
+        )
+    assert caught.value.diag.constraint_name == constraint
+
+
+def test_a_stage_has_one_open_run_at_most(service, bring: Callable) -> None:
+    """A second ready or running run of a stage is refused by an index, whoever writes it."""
+    document = service.document()
+    bring(document, "upload", "processing")
+    with pytest.raises(psycopg.errors.UniqueViolation) as caught:
+        service.run(OPEN, document, 0)
+    assert caught.value.diag.constraint_name == "stage_runs_one_open_run"
+
+
+def test_a_claim_id_opens_a_stage_of_a_document_once(service, bring: Callable) -> None:
+    """A second run with the same claim id is refused; on another stage the claim id is free."""
+    document, claim = service.document(), uuid.uuid4()
+    bring(document, "upload", "failed", claim)
+    with pytest.raises(psycopg.errors.UniqueViolation) as caught:
+        service.run(
+            "insert into krai_core.stage_runs (document_id, stage_name, status, claim_id, finished_at) "
+            "values (%s, 'upload', 'lost', %s, now())",
+            document,
+            claim,
+        )
+    assert caught.value.diag.constraint_name == "stage_runs_document_stage_claim"
+    assert service.call("start_stage", document, "embedding", p_claim_id=claim) is True
+
+
+def test_a_start_takes_the_ready_run(service) -> None:
+    """Start of a stage that waits in the queue makes its ready run the running one, with its priority and wait."""
+    document, claim = service.document(), uuid.uuid4()
+    service.run(OPEN, document, 7)
+    assert service.call("start_stage", document, "upload", p_claim_id=claim, p_worker="w" * 300) is True
+    (run,) = service.runs(document, "upload")
+    assert (run["status"], run["priority"], run["claim_id"], run["attempt"]) == ("running", 7, str(claim), 1)
+    assert run["worker"] == "w" * 200
+    assert run["available_at"] is not None
+
+
+def test_a_run_that_was_given_back_does_not_count_as_an_attempt(service, bring: Callable) -> None:
+    """After a released run the next one has its number."""
+    document = service.document()
+    bring(document, "upload", "failed")
+    service.call("start_stage", document, "upload")
+    service.run(
+        "update krai_core.stage_runs set status = 'released', finished_at = now() "
+        "where document_id = %s and status = 'running'",
+        document,
+    )
+    service.call("start_stage", document, "upload")
+    assert [run["attempt"] for run in service.runs(document, "upload")] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("state", ["pending", "completed", "failed", "skipped"])
+def test_a_start_closes_a_run_that_the_column_knows_nothing_of(service, bypass, state: str) -> None:
+    """After a restore without triggers the column is the truth: start cancels the forgotten run and opens its own."""
+    document, forgotten = service.document(), uuid.uuid4()
+    before = service.stage_status(document)
+    service.call("start_stage", document, "upload", p_claim_id=forgotten)
+    bypass.edit(document, before | {"upload": before["upload"] | {"status": state}})
+    assert service.call("start_stage", document, "upload") is True
+    assert [run["status"] for run in service.runs(document, "upload")] == ["cancelled", "running"]
+    assert service.refused("complete_stage", document, "upload", p_claim_id=forgotten).word == "lease_lost"
+
+
+def test_a_processing_stage_that_no_run_carries_is_taken_over_at_once(service) -> None:
+    """processing written by hand is nobody's: start takes it, and the history keeps what it said."""
+    document = service.document()
+    stages = service.stage_status(document)
+    stages["upload"] |= {
+        "status": "processing", "progress": 30, "started_at": "2026-01-01T10:00:00.000000Z", "metadata": {"a": 1},
+    }  # fmt: skip
+    service.edit(document, stages)
+    assert service.call("start_stage", document, "upload") is True
+    lost, running = service.runs(document, "upload")
+    assert (lost["status"], lost["progress"], lost["metadata"]) == ("lost", 30, {"a": 1})
+    assert (running["status"], running["attempt"]) == ("running", 2)
+
+
+def test_a_run_from_before_the_history_gets_its_row(service) -> None:
+    """A stage that failed before there was a history leaves what it held there when it is retried."""
+    failed = {
+        "status": "failed", "started_at": "2025-10-04T08:00:00.000000Z", "completed_at": "2025-10-04T08:05:00.000000Z",
+        "duration_seconds": 300, "progress": 70, "error": "out of paper", "metadata": {"pages": 3},
+    }  # fmt: skip
+    document = service.document(stage_status={"upload": failed})
+    service.call("retry_stage", document, "upload", p_actor="ines")
+    (run,) = service.runs(document, "upload")
+    assert (run["status"], run["error"], run["progress"], run["metadata"]) == (
+        "failed",
+        "out of paper",
+        70,
+        {"pages": 3},
+    )
+    assert (run["started_at"], run["finished_at"]) == ("2025-10-04T08:00:00+00:00", "2025-10-04T08:05:00+00:00")
+    assert run["actor"] == "ines"
