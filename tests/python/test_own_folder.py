@@ -9,12 +9,15 @@ What works, whatever comes first on the path:
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+import processors_v2._calls
 
 LINE = "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
 
@@ -110,6 +113,16 @@ def test_their_old_tracker_goes_on_until_they_delete_it(python: Run, theirs: Pat
     (theirs / "stage_tracker.py").write_text("class StageTracker:\n    STAGES = ['old']\n", encoding="utf-8")
     done = python("from processors_v2.stage_tracker import StageTracker\nprint(StageTracker.STAGES)")
     assert (done.stdout, done.stderr) == ("['old']\n", "")
+
+
+def test_two_copies_of_ours_are_not_mixed(python: Run, theirs: Path) -> None:
+    """Of an installed copy and a clone, the one that comes first on the path is used for every module."""
+    ours = Path(processors_v2._calls.__file__).parent
+    shutil.copytree(ours, theirs, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    done = python("import processors_v2, processors_v2._calls as calls\nprint(calls.__file__, *processors_v2.__path__)")
+    used, *path = done.stdout.split()
+    assert (used, done.stderr) == (f"{theirs}/_calls.py", "")
+    assert str(ours) not in path
 
 
 CORE_ONLY = """
