@@ -14,9 +14,8 @@ begin
     from pg_catalog.pg_index i
     where i.indexrelid = to_regclass('krai_core.idx_documents_stage_status');
     if not v_index.is_ours then
-        raise exception 'the name idx_documents_stage_status is taken by an index of %', v_index.owner
-            using errcode = '42P07',
-                  hint = '`alter index krai_core.idx_documents_stage_status rename to <another name>;`, then run the migration again.';
+        raise exception 'the name idx_documents_stage_status is taken by an index of %. Run alter index krai_core.idx_documents_stage_status rename to <another name>; then run the migration again', v_index.owner
+            using errcode = '42P07';
     elsif not v_index.indisvalid then
         perform set_config('lock_timeout', '900ms', true);
         drop index krai_core.idx_documents_stage_status;

@@ -47,13 +47,10 @@ def test_a_file_that_was_interrupted_anywhere_has_left_nothing(fresh: Fresh, ser
         statements = database.statements(path)
         before = (database.catalog(), database.contents())
         assert statements[-1] == "commit"
-        # Comments change nothing that another statement needs: every fifth cut within a row of them is enough.
         for end in range(1, len(statements)):
-            if all(part.startswith("comment") for part in statements[end - 1 : end + 1]) and end % 5:
-                continue
             _interrupt(database, statements[:end])
-            assert database.catalog() == before[0], f"{path.name}, statement {end}"
-        assert database.contents() == before[1], path.name
+        # Whatever one of the cuts had left would still be there.
+        assert (database.catalog(), database.contents()) == before, path.name
         database.migrate([path])
     database.migrate()
     with server.copy("v1_rows", migrated=True) as undisturbed:

@@ -290,7 +290,7 @@ def _stops(database: Any, *parts: str) -> None:
     before = (database.catalog(), database.contents())
     with pytest.raises(psycopg.errors.DependentObjectsStillExist) as caught:
         database.migrate()
-    said = f"{caught.value.diag.message_primary} {caught.value.diag.message_hint}"
+    said = str(caught.value.diag.message_primary)
     assert [part for part in parts if part not in said] == []
     database.run("rollback")
     assert (database.catalog(), database.contents()) == before
