@@ -216,10 +216,11 @@ def test_every_file_can_be_run_again(path: Path) -> None:
 
 @files
 def test_every_transaction_bounds_its_waiting(path: Path) -> None:
-    """A file in a transaction sets lock_timeout first, so that it cannot queue writers behind it for long."""
+    """A file that makes objects is one transaction, and sets lock_timeout before it can queue writers behind it."""
     statements = [statement.stmt for statement in pglast.parse_sql(path.read_text(encoding="utf-8"))]
     kinds = [type(statement).__name__ for statement in statements]
-    if "TransactionStmt" not in kinds:
+    if {"CallStmt", "IndexStmt"} & set(kinds) and "CreateFunctionStmt" not in kinds and "CreateStmt" not in kinds:
+        # The backfill and the concurrent index, which commit as they go.
         return
     assert kinds[0] == kinds[-1] == "TransactionStmt"
     assert (statements[1].name, statements[1].is_local) == ("lock_timeout", True)
