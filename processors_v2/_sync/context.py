@@ -128,17 +128,11 @@ class StageContext:
             self.tracker._leave(self)  # noqa: SLF001
             if self.closed_as is not None:
                 return
-            if isinstance(reporter.error, StageLost):
-                # Nothing can be recorded for a run that is over; an exception of the block goes on by itself.
-                if error is None:
-                    raise reporter.error
-            elif error is not None:
-                self._fail(error, unwritten)
-            elif reporter.error is not None:
-                self._fail(reporter.error, unwritten)
-                raise reporter.error
-            else:
+            if error is None:
                 self._complete()
+            elif not isinstance(reporter.error, StageLost):
+                # For a run that is over nothing can be recorded.
+                self._fail(error, unwritten)
         finally:
             self.tracker._leave(self)  # noqa: SLF001
             self._reporter = self.claim_id = None

@@ -114,6 +114,26 @@ def test_a_body_without_calls_hears_of_the_loss_by_the_heartbeat(
         ctx.set_metadata("late", True)
 
 
+def test_a_body_that_never_calls_again_is_lost_at_the_end(
+    tracker: StageTracker, other: StageTracker, document: str, db: Any
+) -> None:
+    """A loss that the heartbeat has learnt of ends the block with StageLost; an exception of its own gets no note."""
+    with pytest.raises(StageLost), StageContext(tracker, document, "upload", lease_seconds=1) as ctx:
+        other.reset_stage(document, "upload", force=True)
+        assert ctx._reporter is not None
+        ctx._reporter._thread.join(20)
+    with (
+        pytest.raises(ValueError, match="mine") as caught,
+        StageContext(tracker, document, "upload", lease_seconds=1) as ctx,
+    ):
+        other.reset_stage(document, "upload", force=True)
+        assert ctx._reporter is not None
+        ctx._reporter._thread.join(20)
+        raise ValueError("mine")
+    assert not hasattr(caught.value, "__notes__")
+    assert db.stage(document, "upload")["status"] == "pending"
+
+
 def test_a_skip_after_a_take_over_is_lost(tracker: StageTracker, other: StageTracker, document: str, db: Any) -> None:
     """ctx.skip of a run that is over raises StageLost and skips nothing."""
     with pytest.raises(StageLost), StageContext(tracker, document, "upload", lease_seconds=600) as ctx:

@@ -52,11 +52,11 @@ def python(theirs: Path) -> Run:
     """Run a program with their backend folder before everything else on the path, or behind it."""
 
     def run(program: str, *, behind: bool = False) -> "subprocess.CompletedProcess[str]":
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment = dict(os.environ)
         if behind:
             program = f"import sys; sys.path.append({str(theirs.parent)!r})\n{program}"
         else:
-            environment["PYTHONPATH"] = str(theirs.parent)
+            environment["PYTHONPATH"] = os.pathsep.join([str(theirs.parent), environment.get("PYTHONPATH", "")])
         return subprocess.run(
             [sys.executable, "-c", program], env=environment, cwd=theirs.parent.parent, capture_output=True, text=True,
             check=False,
