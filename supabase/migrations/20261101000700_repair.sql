@@ -1,6 +1,6 @@
--- Per-stage document tracking: the repair of documents that were there before.
+-- Per-stage document tracking: the repair of documents that were there before. What is here repairs a bounded number of them
+-- and commits nothing; the next file goes through all documents with it.
 --
---   repair_documents(batch)    goes through krai_core.documents in id order, in bounded batches with a commit each
 --   _repair_batch              one batch: finds what needs repair; rows that somebody holds are put off
 --   _repair_held               waits for the first of those, and takes what is free by then
 --   _repair_rows, _repair_willing    lock rows and bring them to the seven keys; the latter gets by with rows that refuse
@@ -100,7 +100,7 @@ begin
     end loop;
     if v_refused > 0 then
         raise warning '% documents were not repaired, because krai_core.documents refuses to have them updated; the first is %', v_refused, v_first
-            using hint = 'They are read rightly as they are. To repair them, make them conform and call krai_core.repair_documents() again.';
+            using hint = 'They are read rightly as they are. To repair them, make them conform and run the file repair_existing.sql of the migrations again.';
     end if;
 end;
 $$;
@@ -159,53 +159,22 @@ exception when lock_not_available then
     o_held := '{}';
     o_repaired := 0;
     raise warning '% documents were not repaired, because another transaction holds them; the first is %', cardinality(p_ids), p_ids[1]
-        using hint = 'They are read rightly as they are. Look for it in pg_stat_activity, and call krai_core.repair_documents() again.';
+        using hint = 'They are read rightly as they are. Look for it in pg_stat_activity, and run the file repair_existing.sql of the migrations again.';
 end;
 $$;
 comment on function krai_core._repair_held(uuid[], integer) is
 'Repairs documents that others held before: waits up to 10 s for the first and takes the next p_limit that are free. Returns the ids that are still held (none after a wait in vain, with a WARNING) and how many rows were changed.';
 
--- No `set search_path` here: a procedure with a SET clause may not commit. Every name is qualified instead.
-create or replace procedure krai_core.repair_documents(p_batch integer default 200)
-language plpgsql
-as $$
-declare
-    v_batch record;
-    v_last uuid;
-    v_held uuid[] := array[]::uuid[];
-    v_total bigint := 0;
-begin
-    loop
-        select * into v_batch from krai_core._repair_batch(v_last, greatest(p_batch, 1));
-        exit when v_batch.o_last is null;
-        v_last := v_batch.o_last;
-        v_held := v_held || v_batch.o_held;
-        v_total := v_total + v_batch.o_repaired;
-        commit;
-    end loop;
-    while cardinality(v_held) > 0 loop
-        select * into v_batch from krai_core._repair_held(v_held, greatest(p_batch, 2));
-        v_held := v_batch.o_held;
-        v_total := v_total + v_batch.o_repaired;
-        commit;
-    end loop;
-    raise notice '% documents repaired', v_total;
-end;
-$$;
-comment on procedure krai_core.repair_documents(integer) is
-'Brings stage_status of every document to the seven keys per stage, p_batch documents per commit; not inside a transaction.
-Safe to run again at any time, and while others work.';
-
 do $$
 declare
-    v_routine regprocedure;
+    v_function regprocedure;
 begin
-    for v_routine in
+    for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace
-          and p.proname in ('_repair_rows', '_repair_willing', '_repair_batch', '_repair_held', 'repair_documents')
+          and p.proname in ('_repair_rows', '_repair_willing', '_repair_batch', '_repair_held')
     loop
-        execute format('revoke execute on routine %s from public, anon, authenticated, service_role', v_routine);
+        execute format('revoke execute on function %s from public, anon, authenticated, service_role', v_function);
     end loop;
 end $$;
 

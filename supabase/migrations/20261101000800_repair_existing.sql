@@ -1,9 +1,36 @@
--- Repairs the documents that are there already, in batches with a commit each: the call must not run inside a transaction,
--- and where an editor sends all of a file at once, the statements are run one at a time. Interrupted, it is run again.
--- Many documents take minutes, hence no statement timeout; it is set in a transaction of its own, because a file with
--- transactions is what `supabase db push` sends statement by statement, and only then may the call commit.
+-- Per-stage document tracking: repairs the documents that are there already, in id order, in batches with a commit each.
+-- Interrupted, it goes on where it was when it is run again; it may be run at any time, and while others work.
+--
+-- It must not run inside a transaction, and where an editor sends all of a file at once, its statements are run one at a
+-- time. It is no procedure, because one that commits cannot pin its search_path, and no call of a function, because that
+-- could not commit. Many documents take minutes, hence no statement timeout; it is lifted in a transaction of its own,
+-- because a file with transactions is what `supabase db push` sends statement by statement, and only then can be committed.
 begin;
 set statement_timeout = 0;
 commit;
-call krai_core.repair_documents();
+
+do $$
+declare
+    v_batch record;
+    v_last uuid;
+    v_held uuid[] := '{}';
+    v_total bigint := 0;
+begin
+    loop
+        select * into v_batch from krai_core._repair_batch(v_last, 200);
+        exit when v_batch.o_last is null;
+        v_last := v_batch.o_last;
+        v_held := v_held || v_batch.o_held;
+        v_total := v_total + v_batch.o_repaired;
+        commit;
+    end loop;
+    while cardinality(v_held) > 0 loop
+        select * into v_batch from krai_core._repair_held(v_held, 200);
+        v_held := v_batch.o_held;
+        v_total := v_total + v_batch.o_repaired;
+        commit;
+    end loop;
+    raise notice '% documents repaired', v_total;
+end $$;
+
 reset statement_timeout;

@@ -47,7 +47,8 @@ def test_a_file_that_was_interrupted_anywhere_has_left_nothing(fresh: Fresh, ser
         statements = database.statements(path)
         before = (database.catalog(), database.contents())
         assert statements[-1] == "commit"
-        for end in range(1, len(statements)):
+        # What a rollback leaves is no matter of the version: one of them is cut at every statement.
+        for end in range(1, len(statements), 1 if server.version == "16" else 5):
             _interrupt(database, statements[:end])
         # Whatever one of the cuts had left would still be there.
         assert (database.catalog(), database.contents()) == before, path.name
@@ -79,7 +80,10 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
     files = database.files()
     place = [_number(path) for path in files].index(REPAIR)
     database.migrate(files[:place])
+    # More documents than go into a batch; their ids come after those of the odd rows but one.
     database.run(
+        "insert into krai_core.documents (filename) select 'sound.pdf' from generate_series(1, 400)",
+        "update krai_core.documents set id = 'ffffffff-ffff-4fff-bfff-ffffffffffff' where filename = 'failed'",
         """
         create function public.hold() returns trigger language plpgsql as $$
         begin
@@ -87,7 +91,7 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
             return new;
         end $$;
         create trigger hold before update on krai_core.documents for each row execute function public.hold()
-        """
+        """,
     )
     gate = database.connect()
     gate.execute("select pg_advisory_lock(1)")
@@ -97,7 +101,8 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
 
     def repair() -> None:
         try:
-            session.execute("call krai_core.repair_documents(3)")
+            for statement in database.statements(files[place]):
+                session.execute(statement)
         except psycopg.OperationalError as error:
             ended.append(error)
 
@@ -109,13 +114,13 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
     thread.join()
     gate.close()
     assert ended
-    odd = "select count(*) from krai_core.documents where not krai_core._is_sound(stage_status)"
-    assert 0 < database.value(odd) < 18
+    odd = "select filename from krai_core.documents where not krai_core._is_sound(stage_status)"
+    assert database.rows(odd) == [("failed",)]
     database.run("drop function public.hold() cascade")
     database.migrate()
+    assert database.rows(odd) == []
     with server.copy("v1_rows", migrated=True) as undisturbed:
         assert database.catalog() == undisturbed.catalog()
-        assert database.contents() == undisturbed.contents()
 
 
 def _without_index(fresh: Fresh) -> tuple[Any, Path]:

@@ -36,7 +36,6 @@ function get_current_stage(uuid)                             -     x            
 function can_start_stage(uuid,text)                          -     x              x
 function get_document_status(uuid)                           -     x              x
 function get_stage_statistics()                              -     -              x
-procedure repair_documents(integer)                          -     -              -
 function _raise(text,text,text,jsonb,text)                   -     x              x
 function _raise_unknown_document(uuid)                       -     x              x
 function _raise_conflict(text,uuid,text,text,text,text)      -     -              x
@@ -290,7 +289,7 @@ def test_the_credentials_of_runs_are_unreadable(tenants: Callable) -> None:
         "select krai_core.start_stage(gen_random_uuid(), 'upload')",
         "select krai_core._write(gen_random_uuid(), '{}')",
         "select krai_core._tg_documents_repair()",
-        "call krai_core.repair_documents()",
+        "select krai_core._repair_batch(null, 1)",
     ],
 )
 def test_a_signed_in_user_cannot_write(tenants: Callable, statement: str) -> None:
