@@ -1,18 +1,20 @@
-"""How calls reach the database: PostgREST over a pooled HTTP/1.1 client of our own.
+"""How calls reach the database: PostgREST over HTTP/1.1 clients of our own.
 
 The client that was handed in gives URL and headers, read at each call, because a signed-in user's token changes under
 way. Its own HTTP client is used only where somebody chose it (``ClientOptions(httpx_client=...)``): the default one
 speaks HTTP/2, which has lost calls when shared by threads, and waits two minutes for an answer.
 """
 
+import contextlib
+import functools
 import json
 import logging
-import os
 import random
 import re
-import threading
+import ssl
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import httpx
@@ -20,6 +22,7 @@ import supabase
 
 from processors_v2._calls import Call
 from processors_v2._errors import ConfigurationError, DatabaseUnavailable, StageTrackerError, from_answer
+from processors_v2._http import FreeList
 
 SCHEMA = "krai_core"
 
@@ -76,11 +79,9 @@ class RestTransport:
         self._client = client
         self._timeout = timeout
         self._retry_for = retry_for
-        self._own: httpx.Client | None = None
-        self._own_pid = 0
-        self._lock = threading.Lock()
-        # Not at the first call, which a fork by another thread might cut in two.
-        self._http()
+        # Not one client for all threads: see _http.
+        self._clients = FreeList(_new_client)
+        weakref.finalize(self, _close, self._clients)
 
     def __repr__(self) -> str:
         return f"RestTransport({self._client.rest_url})"
@@ -127,12 +128,13 @@ class RestTransport:
         timeout = max(min(self._timeout, deadline - time.monotonic()), 0.1) if self._retry_for else self._timeout
         response = None
         try:
-            if call.arguments is None:
-                response = self._http().get(url, headers=headers, timeout=timeout)
-            else:
-                headers["Content-Type"] = "application/json"
-                body = json.dumps(call.arguments, allow_nan=False, separators=(",", ":")).encode()
-                response = self._http().post(url, content=body, headers=headers, timeout=timeout)
+            with self._http() as http:
+                if call.arguments is None:
+                    response = http.get(url, headers=headers, timeout=timeout)
+                else:
+                    headers["Content-Type"] = "application/json"
+                    body = json.dumps(call.arguments, allow_nan=False, separators=(",", ":")).encode()
+                    response = http.post(url, content=body, headers=headers, timeout=timeout)
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError):
             # What these say may hold the key, so they are not even the context of what is raised.
             pass
@@ -157,17 +159,36 @@ class RestTransport:
     def _host(self) -> str:
         return httpx.URL(str(self._client.rest_url)).host
 
-    def _http(self) -> httpx.Client:
+    @contextlib.contextmanager
+    def _http(self) -> Iterator[httpx.Client]:
+        """Give a client that no other thread uses, unless somebody chose one for all."""
         chosen = getattr(self._client.options, "httpx_client", None)
         if isinstance(chosen, httpx.Client):
-            return chosen
-        with self._lock:
-            # After a fork the sockets belong to the parent.
-            if self._own is None or self._own_pid != os.getpid():
-                # A redirect would carry the key to another host, and turn the call into a GET.
-                self._own, self._own_pid = httpx.Client(http2=False, follow_redirects=False), os.getpid()
-                weakref.finalize(self, self._own.close)
-            return self._own
+            yield chosen
+            return
+        http = self._clients.take()
+        try:
+            yield http
+        except httpx.HTTPError:
+            self._clients.give(http)
+            raise
+        self._clients.give(http)
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    # Reading them takes longer than a call.
+    return httpx.create_ssl_context()
+
+
+def _new_client() -> httpx.Client:
+    # A redirect would carry the key to another host, and turn the call into a GET.
+    return httpx.Client(http2=False, follow_redirects=False, verify=_certificates())
+
+
+def _close(clients: FreeList[httpx.Client]) -> None:
+    for http in clients.drain():
+        http.close()
 
 
 def _answer(response: httpx.Response) -> Any:

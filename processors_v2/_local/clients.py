@@ -5,6 +5,8 @@ from typing import Any
 import httpx
 import supabase
 
+from processors_v2._http import UnsharedTransport
+
 _PREFIX = b"/rest/v1"
 # As long as supabase-py itself waits by default.
 _TIMEOUT_SECONDS = 120.0
@@ -17,7 +19,7 @@ def _strip(request: httpx.Request) -> None:
         request.url = request.url.copy_with(raw_path=path[len(_PREFIX) :] or b"/")
 
 
-class _Transport(httpx.HTTPTransport):
+class _Transport(UnsharedTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         _strip(request)
         return super().handle_request(request)

@@ -239,15 +239,16 @@ def test_one_try_does_not_outlast_the_bound(
 ) -> None:
     """What is left of retry_for bounds the wait for an answer, and timeout does where that is shorter."""
     tracker = StageTracker(gateway_client, timeout=10, retry_for=12)
-    pool, waited = tracker._transport._http(), []
-    send = pool.post
+    http, waited = tracker._transport._clients.take(), []
+    tracker._transport._clients.give(http)
+    send = http.post
 
     def post(*args: Any, timeout: float, **kwargs: Any) -> Any:
         waited.append(timeout)
         clock.now += 7
         return send(*args, timeout=5, **kwargs)
 
-    monkeypatch.setattr(pool, "post", post)
+    monkeypatch.setattr(http, "post", post)
     proxy.faults = ["html"] * 10
     with pytest.raises(DatabaseUnavailable, match="after 2 tries"):
         tracker.get_statistics()
