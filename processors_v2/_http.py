@@ -6,13 +6,21 @@ for itself and gives it back at its end; what an interrupt hits is not given bac
 """
 
 import collections
+import functools
 import os
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import httpx
 
 T = TypeVar("T")
+
+
+@functools.cache
+def certificates() -> ssl.SSLContext:
+    """Return the authorities to trust; to read them takes longer than a call, so all connections share them."""
+    return httpx.create_ssl_context()
 
 
 class FreeList(Generic[T]):
@@ -51,14 +59,10 @@ class FreeList(Generic[T]):
 
 
 class UnsharedTransport(httpx.BaseTransport):
-    """Transport of an httpx client that threads share: every exchange has a connection pool of its own.
+    """Transport of an httpx client that threads share: every exchange has a connection pool of its own."""
 
-    Args:
-        make: Makes such a pool.
-    """
-
-    def __init__(self, make: Callable[[], httpx.BaseTransport] = httpx.HTTPTransport) -> None:
-        self._pools = FreeList(make)
+    def __init__(self) -> None:
+        self._pools = FreeList(lambda: httpx.HTTPTransport(verify=certificates()))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its pool is free again when the answer was read."""

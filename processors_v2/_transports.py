@@ -6,12 +6,10 @@ speaks HTTP/2, which has lost calls when shared by threads, and waits two minute
 """
 
 import contextlib
-import functools
 import json
 import logging
 import random
 import re
-import ssl
 import time
 import weakref
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ import supabase
 
 from processors_v2._calls import Call
 from processors_v2._errors import ConfigurationError, DatabaseUnavailable, StageTrackerError, from_answer
-from processors_v2._http import FreeList
+from processors_v2._http import FreeList, certificates
 
 SCHEMA = "krai_core"
 
@@ -175,15 +173,9 @@ class RestTransport:
         self._clients.give(http)
 
 
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    # Reading them takes longer than a call.
-    return httpx.create_ssl_context()
-
-
 def _new_client() -> httpx.Client:
     # A redirect would carry the key to another host, and turn the call into a GET.
-    return httpx.Client(http2=False, follow_redirects=False, verify=_certificates())
+    return httpx.Client(http2=False, follow_redirects=False, verify=certificates())
 
 
 def _close(clients: FreeList[httpx.Client]) -> None:
