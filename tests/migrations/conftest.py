@@ -11,6 +11,7 @@ from typing import Any
 import pglast
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from processors_v2._local.project import migration_files, migrations_folder
 from processors_v2.local import LocalSupabase
@@ -200,6 +201,14 @@ def bare(server: Server) -> Iterator[Database]:
     if database.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         database.run("rollback")
     database.run("drop schema krai_core cascade")
+    database.close()
+
+
+@pytest.fixture
+def served(server: Server) -> Iterator[Database]:
+    """The database of a server that PostgREST serves."""
+    database = Database(server.local, str(conninfo_to_dict(server.local.database_url)["dbname"]))
+    yield database
     database.close()
 
 
