@@ -49,6 +49,17 @@ def test_no_trigger_hears_of_the_repair_where_that_can_be_had(fresh: Fresh) -> N
     assert database.value("select updated_at > '2026-01-01' from krai_core.documents where filename = 'failed'")
 
 
+def test_triggers_are_silent_for_the_repair_alone(fresh: Fresh) -> None:
+    """In a transaction that goes on after a batch, triggers fire as before."""
+    database = _before_the_repair(fresh)
+    database.run(AUDIT)
+    with _may_silence_triggers(database):
+        database.run("begin", "select krai_core._repair_batch(null, 100)")
+        assert database.value("show session_replication_role") == "origin"
+        database.run("update krai_core.documents set file_size = 1 where filename = 'failed'", "commit")
+    assert database.value("select count(*) from krai_core.audit") == 1
+
+
 def test_a_trigger_that_hears_of_the_repair_hears_of_no_other_change(fresh: Fresh) -> None:
     """Elsewhere triggers fire, and what they are told is that stage_status changed and nothing else."""
     database = fresh("v1_rows")

@@ -233,6 +233,8 @@ def test_a_default_of_an_empty_object_is_replaced(fresh: Fresh) -> None:
     database = fresh("field")
     database.run("alter table krai_core.documents add column stage_status jsonb not null default '{}'")
     database.migrate()
+    default = "select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = 'krai_core.documents'::regclass"
+    assert any("search_indexing" in expression for (expression,) in database.rows(default))
     database.run("insert into krai_core.documents (filename) values ('new.pdf')")
     for filename in ("manual 1.pdf", "new.pdf"):
         assert set(database.stage_status(filename)) == set(STAGES.split())
