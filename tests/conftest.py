@@ -4,6 +4,8 @@ import pytest
 
 from processors_v2.local import LocalSupabase
 
+pytest_plugins = ["processors_v2.pytest_plugin"]
+
 
 @pytest.fixture(scope="session")
 def local(local_supabase: LocalSupabase) -> LocalSupabase:

@@ -56,10 +56,25 @@ def test_the_wheel_carries_what_is_no_module(wheel: Path, name: str) -> None:
     assert (wheel / "processors_v2" / name).is_file()
 
 
-def test_the_wheel_announces_the_pytest_plugin(wheel: Path) -> None:
-    """pytest finds the fixture local_supabase by the entry point."""
-    [entry_points] = wheel.glob("*.dist-info/entry_points.txt")
-    assert "[pytest11]\nstage_tracker = processors_v2.pytest_plugin" in entry_points.read_text()
+def test_the_plugin_waits_for_the_users_conftest(tmp_path: Path) -> None:
+    """A conftest that puts the user's own folder processors_v2 on the path, then names the plugin, has both."""
+    own = tmp_path / "backend" / "processors_v2"
+    own.mkdir(parents=True)
+    (own / "their_processor.py").write_text("VALUE = 42")
+    (tmp_path / "conftest.py").write_text(
+        "import sys\n"
+        "sys.path.insert(0, 'backend')\n"
+        "from processors_v2.their_processor import VALUE\n"
+        "pytest_plugins = ['processors_v2.pytest_plugin']\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--fixtures", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "local_supabase [session scope]" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_clone_uses_its_own_migrations() -> None:
