@@ -139,8 +139,9 @@ $$;
 comment on function krai_core._hold(uuid, text) is
 'Locks the document and returns its stage_status, repaired, in which the given stage is found even if it is disabled. Raises 22023 unknown_stage, PT404 unknown_document.';
 
--- The one place from which functions write the truth. The setting tells the triggers that this is no direct edit; it is
--- taken back at once, because the transaction may go on with edits of its own.
+-- The one place from which functions write the truth, but for the usual case of update_stage_progress. The setting tells
+-- the triggers that this is no direct edit; it is taken back at once, because the transaction may go on with edits of its
+-- own.
 create or replace function krai_core._write(p_document_id uuid, p_stage_status jsonb, p_writer text default 'tracker') returns void
 language plpgsql volatile
 set search_path = ''

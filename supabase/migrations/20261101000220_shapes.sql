@@ -199,7 +199,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_time_or_null', '_stage_state', '_repaired_stage', '_is_sound'])
+            '_time_or_null', '_stage_state', '_repaired_stage', '_repaired', '_is_sound'])
     loop
         execute format('grant execute on function %s to authenticated', v_function);
     end loop;

@@ -150,8 +150,9 @@ as $$
 declare
     v_metadata jsonb := case when jsonb_typeof(p_metadata) = 'object' then p_metadata else krai_core._checked_metadata(p_metadata) end;
     v_stage_status jsonb;
-    v_stage jsonb;
     v_run krai_core.stage_runs;
+    v_run_id bigint;
+    v_is_due boolean;
     v_now timestamptz;
 begin
     -- NaN sorts above every number, so it fails here too.
@@ -164,21 +165,43 @@ begin
     if current_setting('request.path', true) = '/rpc/update_stage_progress' then
         perform set_config('synchronous_commit', 'off', true);
     end if;
-    v_stage_status := krai_core._hold(p_document_id, p_stage_name);
-    v_stage := v_stage_status -> p_stage_name;
-    v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
-    if v_stage ->> 'status' <> 'processing' or v_run.status <> 'running' then
-        perform krai_core._raise_conflict('progress', p_document_id, p_stage_name, coalesce(nullif(v_run.status, 'running'), v_stage ->> 'status'),
-            'Start the stage before reporting progress.', case when v_run.status <> 'running' then ' by this run already' else '' end);
+    -- The usual case is one statement, which locks the document as it writes. Whether the run is still the caller's is asked
+    -- after it, as always, and undoes it if not.
+    perform set_config('krai_core.writer', 'progress', true);
+    update krai_core.documents d
+    set stage_status = d.stage_status || jsonb_build_object(p_stage_name, d.stage_status -> p_stage_name || jsonb_build_object(
+        'progress', coalesce(trim_scale(p_progress), (d.stage_status -> p_stage_name ->> 'progress')::numeric),
+        'metadata', d.stage_status -> p_stage_name -> 'metadata' || v_metadata))
+    where d.id = p_document_id and jsonb_typeof(d.stage_status) = 'object' and d.stage_status -> p_stage_name @@
+        '$.status == "processing" && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100 && $.metadata.type() == "object"';
+    if not found then
+        v_stage_status := krai_core._hold(p_document_id, p_stage_name);
+        v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
+        if v_stage_status -> p_stage_name ->> 'status' <> 'processing' or v_run.status <> 'running' then
+            perform krai_core._raise_conflict('progress', p_document_id, p_stage_name,
+                coalesce(nullif(v_run.status, 'running'), v_stage_status -> p_stage_name ->> 'status'),
+                'Start the stage before reporting progress.', case when v_run.status <> 'running' then ' by this run already' else '' end);
+        end if;
+        -- The row was odd. Healed, it takes the same call.
+        perform krai_core._write(p_document_id, v_stage_status, 'progress');
+        return krai_core.update_stage_progress(p_document_id, p_stage_name, p_progress, p_metadata, p_claim_id);
     end if;
+    perform set_config('krai_core.writer', '', true);
     v_now := clock_timestamp();
-    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
-        'progress', coalesce(trim_scale(p_progress), (v_stage ->> 'progress')::numeric), 'metadata', v_stage -> 'metadata' || v_metadata)), 'progress');
-    -- Progress is a sign of life. A lease that was renewed a moment ago is left alone: half the writes of a busy loop.
-    update krai_core.stage_runs r
-    set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => r.lease_seconds::double precision)
-    where r.id = v_run.id
-      and r.lease_expires_at < v_now + make_interval(secs => r.lease_seconds::double precision * 0.95);
+    select r.id, r.lease_expires_at < v_now + make_interval(secs => r.lease_seconds::double precision * 0.95) into v_run_id, v_is_due
+    from krai_core.stage_runs r
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'running'
+      and (p_claim_id is null or r.claim_id = p_claim_id);
+    if v_run_id is null and p_claim_id is not null then
+        v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
+        perform krai_core._raise_conflict('progress', p_document_id, p_stage_name, v_run.status,
+            'Start the stage before reporting progress.', ' by this run already');
+    elsif v_is_due then
+        -- Progress is a sign of life. A lease that was renewed a moment ago is left alone: half the writes of a busy loop.
+        update krai_core.stage_runs r
+        set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => r.lease_seconds::double precision)
+        where r.id = v_run_id;
+    end if;
     return true;
 end;
 $$;

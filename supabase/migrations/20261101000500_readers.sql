@@ -254,36 +254,35 @@ set search_path = ''
 as $$
 declare
     v_document record;
-    v_stages record;
-    v_sound boolean;
+    v_stage_status jsonb;
+    v_times record;
 begin
     select v.document_status, v.current_stage, v.progress_percentage, v.stage_status into v_document
     from krai_core.vw_documents_by_stage v where v.id = p_document_id;
     if not found then
         perform krai_core._raise_unknown_document(p_document_id);
     end if;
-    v_sound := krai_core._is_sound(v_document.stage_status);
+    v_stage_status := v_document.stage_status;
+    if not krai_core._is_sound(v_stage_status) then
+        v_stage_status := krai_core._repaired(v_stage_status);
+    end if;
     -- All times are in the one form that _iso writes, or were brought to it, so that they sort as text.
-    select jsonb_object_agg(st.stage_name, st.stage) as stages,
-           min(st.stage ->> 'started_at' collate "C") as started_at,
-           max(st.stage ->> 'completed_at' collate "C") as completed_at,
-           (array_agg(st.stage ->> 'error' order by st.position) filter (where st.status = 'failed'))[1] as error
-    into v_stages
-    from (
-        select ds.stage_name, ds.position, ds.status, case when v_sound then ds.stage else krai_core._repaired_stage(ds.stage) end as stage
-        from krai_core.vw_document_stages ds
-        where ds.document_id = p_document_id
-    ) st;
+    select min(v_stage_status -> s.name ->> 'started_at' collate "C") as started_at,
+           max(v_stage_status -> s.name ->> 'completed_at' collate "C") as completed_at,
+           (array_agg(v_stage_status -> s.name ->> 'error' order by s.position)
+               filter (where v_stage_status -> s.name ->> 'status' = 'failed'))[1] as error
+    into v_times
+    from krai_core.stages s
+    where s.enabled;
     return jsonb_build_object(
         'document_id', p_document_id,
         'status', v_document.document_status,
         'current_stage', v_document.current_stage,
         'progress', trim_scale(v_document.progress_percentage),
-        'started_at', v_stages.started_at,
-        'completed_at', case when v_document.current_stage = 'completed' then v_stages.completed_at end,
-        'error', v_stages.error,
-        'stage_status', case when jsonb_typeof(v_document.stage_status) = 'object' then v_document.stage_status else '{}' end
-            || coalesce(v_stages.stages, '{}'));
+        'started_at', v_times.started_at,
+        'completed_at', case when v_document.current_stage = 'completed' then v_times.completed_at end,
+        'error', v_times.error,
+        'stage_status', v_stage_status);
 end;
 $$;
 comment on function krai_core.get_document_status(uuid) is

@@ -79,7 +79,10 @@ language plpgsql security definer
 set search_path = ''
 as $$
 begin
-    if coalesce(current_setting('krai_core.writer', true), '') <> '' or not exists (
+    if coalesce(current_setting('krai_core.writer', true), '') <> '' then
+        return null;
+    end if;
+    if not exists (
         select a.id, a.stage_status from after_rows a except select b.id, b.stage_status from before_rows b
     ) then
         return null;
@@ -104,24 +107,28 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+    v_writer text := current_setting('krai_core.writer', true);
     v_changed uuid[];
 begin
-    if current_setting('krai_core.writer', true) in ('migration', 'progress') then
+    if v_writer in ('migration', 'progress') then
         return null;
     end if;
     -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
     -- call, as a nested loop, and take minutes over some thousand rows.
     v_changed := array(
         select x.id from (
-            select a.id, (select array_agg(a.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from after_rows a
+            select a.id, jsonb_path_query_array(a.stage_status, '$.*.status') from after_rows a
             except
-            select b.id, (select array_agg(b.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from before_rows b
+            select b.id, jsonb_path_query_array(b.stage_status, '$.*.status') from before_rows b
         ) x);
     if v_changed <> '{}' then
+        -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
+        perform set_config('krai_core.writer', 'progress', true);
         update krai_core.documents d
         set processing_status = v.document_status
         from krai_core.vw_documents_by_stage v
         where d.id = any (v_changed) and v.id = d.id and d.processing_status is distinct from v.document_status;
+        perform set_config('krai_core.writer', coalesce(v_writer, ''), true);
     end if;
     return null;
 exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
@@ -137,24 +144,28 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+    v_writer text := current_setting('krai_core.writer', true);
     v_changed uuid[];
 begin
-    if current_setting('krai_core.writer', true) in ('migration', 'progress') then
+    if v_writer in ('migration', 'progress') then
         return null;
     end if;
     -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
     -- call, as a nested loop, and take minutes over some thousand rows.
     v_changed := array(
         select x.id from (
-            select a.id, (select array_agg(a.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from after_rows a
+            select a.id, jsonb_path_query_array(a.stage_status, '$.*.status') from after_rows a
             except
-            select b.id, (select array_agg(b.stage_status -> s.name ->> 'status' order by s.position) from krai_core.stages s) from before_rows b
+            select b.id, jsonb_path_query_array(b.stage_status, '$.*.status') from before_rows b
         ) x);
     if v_changed <> '{}' then
+        -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
+        perform set_config('krai_core.writer', 'progress', true);
         update krai_core.documents d
         set processing_stage = v.current_stage
         from krai_core.vw_documents_by_stage v
         where d.id = any (v_changed) and v.id = d.id and d.processing_stage is distinct from v.current_stage;
+        perform set_config('krai_core.writer', coalesce(v_writer, ''), true);
     end if;
     return null;
 exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then

@@ -46,7 +46,7 @@ function _stage_named(text)                                  -     x            
 function _pending_stage()                                    -     x              x
 function _default_stage_status()                             -     -              x
 function _repaired_stage(jsonb)                              -     x              x
-function _repaired(jsonb)                                    -     -              x
+function _repaired(jsonb)                                    -     x              x
 function _is_sound(jsonb)                                    -     x              x
 function _checked_metadata(jsonb)                            -     -              x
 function _hold(uuid,text)                                    -     -              x
