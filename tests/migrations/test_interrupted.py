@@ -8,11 +8,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from processors_v2._local.project import migration_files, migrations_folder
+
 Fresh = Callable[..., Any]
 
-# The files whose statements stand in one transaction, and those that commit on their own.
-IN_ONE = ["100", "150", "200", "250", "300", "400", "500", "600", "700"]
+# These two commit as they go; the statements of every other file stand in one transaction.
 REPAIR, INDEX = "800", "900"
+NUMBERS = [path.name.split("_")[0][-3:] for path in migration_files(migrations_folder())]
 INDEX_STATE = "select indisvalid from pg_index where indexrelid = to_regclass('krai_core.idx_documents_stage_status')"
 
 
@@ -59,13 +61,13 @@ def test_a_file_that_was_interrupted_anywhere_has_left_nothing(fresh: Fresh, ser
         assert database.contents() == undisturbed.contents()
 
 
-@pytest.mark.parametrize("stopped", [*IN_ONE, REPAIR, INDEX])
+@pytest.mark.parametrize("stopped", NUMBERS)
 @pytest.mark.parametrize("server", ["16"], indirect=True)
 def test_after_any_file_the_whole_set_can_be_run_again(fresh: Fresh, server: Any, stopped: str) -> None:
     """With all files up to one applied, and the next cut off, the whole set run from its beginning gives the same."""
     database = fresh("v1_rows")
     files = database.files()
-    place = [_number(path) for path in files].index(stopped)
+    place = NUMBERS.index(stopped)
     database.migrate(files[:place])
     _interrupt(database, database.statements(files[place])[:-1])
     database.migrate()
@@ -78,7 +80,7 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
     """Batches that were committed before the end stay, and the next run repairs the rest."""
     database = fresh("v1_rows")
     files = database.files()
-    place = [_number(path) for path in files].index(REPAIR)
+    place = NUMBERS.index(REPAIR)
     database.migrate(files[:place])
     # More documents than go into a batch; their ids come after those of the odd rows but one.
     database.run(
