@@ -22,8 +22,8 @@
 -- PT409 lease_lost. Without it a call acts on the run at hand, and start gives it a lease of an hour or more, because
 -- processors that know no claim ids send no heartbeats.
 --
--- Every writer locks the document first (_hold) and asks stage_runs in a later statement: a claim id that was tested in
--- the statement that waited for the lock would be tested on what was true before the wait. Metadata is merged, never
+-- Every writer locks the document first (_hold; progress by its own update) and asks stage_runs in a later statement: a
+-- claim id that was tested in the statement that waited for the lock would be tested on what was true before the wait. Metadata is merged, never
 -- replaced; a null argument never erases anything.
 --
 -- Lock order: documents rows in id order, then stage_runs rows.
