@@ -6,6 +6,7 @@ comment on the SQL function.
 
 import decimal
 import enum
+import json
 import math
 import numbers
 import reprlib
@@ -188,10 +189,44 @@ def reset_stage(
     return _writer("reset_stage", arguments, None, repeatable=False)
 
 
+def claim_stages(
+    stages: list[str], worker: str, limit: int, lease_seconds: float | None, claim_id: uuid.UUID
+) -> Call[list[dict[str, Any]]]:
+    """krai_core.claim_stages."""
+    arguments = {
+        # A JSON array, which the function takes for a list in order of preference.
+        "p_stage_name": json.dumps(stages),
+        "p_worker": _json.storable_text(worker),
+        "p_limit": limit,
+        "p_lease_seconds": lease_seconds,
+        "p_claim_id": str(claim_id),
+    }
+    return Call("rpc/claim_stages", arguments, _list, repeatable=True)
+
+
+def finish_stages(outcomes: list[dict[str, Any]]) -> Call[list[dict[str, Any]]]:
+    """krai_core.finish_stages: outcomes of document_id, stage_name, claim_id, outcome and what belongs to it."""
+    return Call("rpc/finish_stages", {"p_outcomes": outcomes}, _list, repeatable=True)
+
+
+def release_stages(runs: Iterable[tuple[str, str, uuid.UUID]]) -> Call[dict[str, list[dict[str, Any]]]]:
+    """krai_core.release_stages, for runs given as document id, stage name and claim id."""
+    return Call("rpc/release_stages", {"p_runs": _runs(runs)}, _dict, repeatable=True)
+
+
 def heartbeat(runs: Iterable[tuple[str, str, uuid.UUID]]) -> Call[dict[str, list[dict[str, Any]]]]:
     """krai_core.heartbeat, for runs given as document id, stage name and claim id."""
-    listed = [{"document_id": d, "stage_name": s, "claim_id": str(c)} for d, s, c in runs]
-    return Call("rpc/heartbeat", {"p_runs": listed}, _dict, repeatable=True)
+    return Call("rpc/heartbeat", {"p_runs": _runs(runs)}, _dict, repeatable=True)
+
+
+def reap(limit: int = 1000) -> Call[dict[str, Any]]:
+    """krai_core.reap."""
+    return Call("rpc/reap", {"p_limit": limit}, _dict, repeatable=True)
+
+
+def fill_ready_runs(limit: int = 1000) -> Call[int]:
+    """krai_core.fill_ready_runs."""
+    return Call("rpc/fill_ready_runs", {"p_limit": limit}, int, repeatable=True)
 
 
 def get_document_progress(document: str) -> Call[float]:
@@ -276,6 +311,10 @@ def _reader(function: str, arguments: dict[str, Any], parse: Callable[[Any], T])
     return Call(f"rpc/{function}", arguments, parse, repeatable=True)
 
 
+def _runs(runs: Iterable[tuple[str, str, uuid.UUID]]) -> list[dict[str, str]]:
+    return [{"document_id": d, "stage_name": s, "claim_id": str(c)} for d, s, c in runs]
+
+
 def _shown(value: object) -> str:
     """The value as a message shows it: a whole row, given for its id, does not belong there."""
     return _short.repr(value)
@@ -290,6 +329,12 @@ def _bool(answer: object) -> bool:
 def _dict(answer: object) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise StageTrackerError(f"expected a JSON object from the database, got {answer!r}")
+    return answer
+
+
+def _list(answer: object) -> list[dict[str, Any]]:
+    if not isinstance(answer, list):
+        raise StageTrackerError(f"expected a JSON array from the database, got {answer!r}")
     return answer
 
 

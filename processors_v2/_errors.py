@@ -75,6 +75,14 @@ class StageLost(StageConflict):
     """This run is over: it was taken over, closed or cancelled by somebody else. Stop the work, write nothing more."""
 
 
+class StageCancelled(StageLost):
+    """Somebody took this run away on purpose: the document was cancelled or the stage reset. Stop the work."""
+
+
+class PermanentError(Exception):
+    """Raised by a handler: this stage of this document will never succeed, so that it is not tried again."""
+
+
 class AccessDenied(StageTrackerError):
     """The key may not do this."""
 
@@ -107,6 +115,11 @@ _BY_WORD: Mapping[str, type[StageTrackerError]] = MappingProxyType(
         "invalid_metadata": InvalidArgument,
         "invalid_lease": InvalidArgument,
         "invalid_runs": InvalidArgument,
+        "claim_in_progress": StageConflict,
+        "invalid_limit": InvalidArgument,
+        "invalid_outcomes": InvalidArgument,
+        "invalid_cursor": InvalidArgument,
+        "invalid_stage": InvalidArgument,
     }
 )
 
@@ -170,5 +183,5 @@ def _as_mapping(details: object) -> dict[str, Any]:
 
 for _public in list(globals().values()):
     # Tracebacks and pickles name the module that people import from.
-    if isinstance(_public, type) and issubclass(_public, StageTrackerError):
+    if isinstance(_public, type) and issubclass(_public, StageTrackerError | PermanentError):
         _public.__module__ = "processors_v2.errors"

@@ -9,11 +9,14 @@
     ├── StageConflict                  the call does not fit the state of the stage
     │   ├── StageBusy                  another run holds the stage
     │   └── StageLost                  this run is over: taken over, closed or cancelled by somebody else
+    │       └── StageCancelled         on purpose: the document was cancelled or the stage reset
     ├── AccessDenied                   the key may not do this
     ├── SchemaNotExposed               PostgREST does not serve the schema krai_core
     ├── MigrationMissing               the schema is served, but not the function: migrations or schema cache
     ├── DatabaseUnavailable (ConnectionError)   no answer within the time bound
     └── ConfigurationError (ValueError)         wrong client, key or environment
+
+    PermanentError                     raised by your own code: this will never succeed, so that it is not tried again
 """
 
 from processors_v2._errors import (
@@ -22,8 +25,10 @@ from processors_v2._errors import (
     DatabaseUnavailable,
     InvalidArgument,
     MigrationMissing,
+    PermanentError,
     SchemaNotExposed,
     StageBusy,
+    StageCancelled,
     StageConflict,
     StageLost,
     StageTrackerError,
@@ -37,8 +42,10 @@ __all__ = [
     "DatabaseUnavailable",
     "InvalidArgument",
     "MigrationMissing",
+    "PermanentError",
     "SchemaNotExposed",
     "StageBusy",
+    "StageCancelled",
     "StageConflict",
     "StageLost",
     "StageTrackerError",
