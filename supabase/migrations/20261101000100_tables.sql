@@ -3,6 +3,7 @@
 -- krai_core.stages           the pipeline as data: one row per stage, in order, with its lease and its retries.
 -- krai_core.stage_prerequisites   the DAG: which stages must be finished before a stage may start.
 -- krai_core.stage_runs       one narrow row per attempt to run a stage: queue entry, lease and history in one.
+-- krai_core.document_priorities   the documents that are to go first, or last.
 --
 -- The file begins with checks that write nothing: a database in which a later file could not do its work (documents is a
 -- view, its id is no uuid, a view of yours hangs on what must be replaced ...) is left as it was, with a sentence that says
@@ -154,15 +155,20 @@ create table if not exists krai_core.stages (
     timeout_seconds integer,
     max_attempts integer not null default 5,
     backoff_seconds integer not null default 10,
+    backoff_max_seconds integer not null default 3600,
     paused boolean not null default false,
     enabled boolean not null default true,
+    changed_at timestamptz,
+    changed_by text,
+    -- A stage that has just come: the documents that are there get their ready runs bit by bit.
+    fill_after uuid default '00000000-0000-0000-0000-000000000000',
     constraint stages_position_is_unique unique (position) deferrable initially immediate,
     constraint stages_name_is_snake_case check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
     constraint stages_weight_is_positive check (weight > 0 and weight < 'infinity'),
     constraint stages_lease_is_a_second_to_a_week check (lease_seconds between 1 and 604800),
     constraint stages_timeout_is_positive check (timeout_seconds > 0),
     constraint stages_max_attempts_is_positive check (max_attempts > 0),
-    constraint stages_backoff_is_not_negative check (backoff_seconds >= 0)
+    constraint stages_backoff_is_not_negative check (backoff_seconds >= 0 and backoff_max_seconds >= backoff_seconds)
 );
 
 create table if not exists krai_core.stage_prerequisites (
@@ -193,6 +199,7 @@ create table if not exists krai_core.stage_runs (
     error text,
     progress numeric,
     metadata jsonb,
+    retry_at timestamptz,
     reset_at timestamptz,
     actor text,
     constraint stage_runs_status_is_known check (
@@ -212,6 +219,22 @@ create unique index if not exists stage_runs_one_open_run
 -- Also the way to all runs of a document, and to the last run of a stage.
 create unique index if not exists stage_runs_document_stage_claim
     on krai_core.stage_runs (document_id, stage_name, claim_id);
+-- The queue of a stage, in the order in which it is handed out.
+create index if not exists stage_runs_ready
+    on krai_core.stage_runs (stage_name, priority desc, available_at, id) where status = 'ready';
+-- What is being worked on, to look for leases that are over. Without the lease itself: see above.
+create index if not exists stage_runs_running
+    on krai_core.stage_runs (stage_name) where status = 'running';
+-- All that one claim took, to answer its repeat.
+create index if not exists stage_runs_claim
+    on krai_core.stage_runs (claim_id) where claim_id is not null;
+
+create table if not exists krai_core.document_priorities (
+    document_id uuid primary key,
+    priority integer not null,
+    changed_at timestamptz not null default now(),
+    changed_by text
+);
 
 -- Seeded once: a pipeline that was changed since is left as it is.
 with seeded as (
@@ -254,8 +277,12 @@ comment on column krai_core.stages.lease_seconds is 'Seconds for which a claimed
 comment on column krai_core.stages.timeout_seconds is 'Seconds after which a run is lost even if it still beats; null: no bound.';
 comment on column krai_core.stages.max_attempts is 'Attempts before a stage stays failed; counted since the last retry or reset by a person.';
 comment on column krai_core.stages.backoff_seconds is 'Seconds before the first automatic retry; doubled for each further one.';
+comment on column krai_core.stages.backoff_max_seconds is 'Longest wait before an automatic retry, in seconds.';
 comment on column krai_core.stages.paused is 'While true nothing of this stage is handed out.';
 comment on column krai_core.stages.enabled is 'false: the stage counts as satisfied and is in no total.';
+comment on column krai_core.stages.changed_at is 'When the stage was last registered, disabled, paused or resumed; UTC, database clock.';
+comment on column krai_core.stages.changed_by is 'Who did that.';
+comment on column krai_core.stages.fill_after is 'Documents with a greater id still have to be looked at for ready runs, because the pipeline changed; null: none.';
 
 comment on table krai_core.stage_prerequisites is 'The DAG: stage_name may start when every stage in requires is completed, skipped or disabled.';
 comment on column krai_core.stage_prerequisites.stage_name is 'The stage that waits.';
@@ -280,8 +307,15 @@ comment on column krai_core.stage_runs.closed_by_holder is 'true: closed by a ca
 comment on column krai_core.stage_runs.error is 'Error of this attempt, up to 65536 characters (the column documents.stage_status holds at most 4000).';
 comment on column krai_core.stage_runs.progress is 'Progress in percent that this run had reached when a later run replaced it; null before.';
 comment on column krai_core.stage_runs.metadata is 'Metadata of this run, kept when a later run replaced it; null before.';
+comment on column krai_core.stage_runs.retry_at is 'Of a failed run: when it is tried again by itself; null: not. UTC, database clock.';
 comment on column krai_core.stage_runs.reset_at is 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
 comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled after this run.';
+
+comment on table krai_core.document_priorities is 'Documents whose runs are handed out before or after the others; all that are not here have priority 0.';
+comment on column krai_core.document_priorities.document_id is 'The document, krai_core.documents.id.';
+comment on column krai_core.document_priorities.priority is 'Of all runs of the document that become ready; higher is handed out first.';
+comment on column krai_core.document_priorities.changed_at is 'When it was set; UTC, database clock.';
+comment on column krai_core.document_priorities.changed_by is 'Who set it.';
 
 -- Who may do what. service_role writes; authenticated reads the pipeline, and the runs of the documents that it may
 -- see (the policy for that comes with the documents), without the credentials; anon gets nothing. What default
@@ -289,6 +323,7 @@ comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled
 alter table krai_core.stages enable row level security;
 alter table krai_core.stage_prerequisites enable row level security;
 alter table krai_core.stage_runs enable row level security;
+alter table krai_core.document_priorities enable row level security;
 
 drop policy if exists stages_select_authenticated on krai_core.stages;
 create policy stages_select_authenticated on krai_core.stages for select to authenticated using (true);
@@ -296,12 +331,14 @@ drop policy if exists stage_prerequisites_select_authenticated on krai_core.stag
 create policy stage_prerequisites_select_authenticated on krai_core.stage_prerequisites for select to authenticated using (true);
 
 grant usage on schema krai_core to authenticated, service_role;
-revoke all on krai_core.stages, krai_core.stage_prerequisites, krai_core.stage_runs from public, anon, authenticated;
+revoke all on krai_core.stages, krai_core.stage_prerequisites, krai_core.stage_runs, krai_core.document_priorities
+    from public, anon, authenticated;
 revoke all on sequence krai_core.stage_runs_id_seq from public, anon, authenticated;
 grant select on krai_core.stages, krai_core.stage_prerequisites to authenticated, service_role;
-grant select, insert, update, delete on krai_core.stage_runs to service_role;
+grant update (paused, changed_at, changed_by) on krai_core.stages to service_role;
+grant select, insert, update, delete on krai_core.stage_runs, krai_core.document_priorities to service_role;
 grant select (id, document_id, stage_name, status, attempt, priority, available_at, lease_expires_at, heartbeat_at,
-              started_at, finished_at, error, progress, metadata, reset_at)
+              started_at, finished_at, error, progress, metadata, retry_at, reset_at)
     on krai_core.stage_runs to authenticated;
 
 commit;

@@ -3,14 +3,15 @@
 --
 --   _raise            every error of ours: SQLSTATE, a word for machines in DETAIL, a remedy in HINT
 --   _iso              timestamps as text in the column
---   _checked_metadata, _stage_named     arguments, checked
+--   _checked_metadata, _checked_limit, _stage_named     arguments, checked
 --   _hold, _write     locks the document and returns its stage_status; writes it
 -- What an odd value means is the next file's matter.
 --
 -- Errors. PT404 (HTTP 404) unknown document; PT409 (409) conflict or lost lease; 22023 (400) bad argument. Never 40001:
 -- PostgREST before 16 repeats such a call without end; never P0002, which becomes HTTP 500.
 -- DETAIL is JSON: {"error": "<word>", ...}; the words are unknown_document, unknown_stage, stage_disabled, conflict,
--- lease_lost, invalid_document_id, invalid_progress, invalid_metadata, invalid_lease, invalid_runs.
+-- lease_lost, claim_in_progress, invalid_document_id, invalid_stage, invalid_progress, invalid_metadata, invalid_lease,
+-- invalid_limit, invalid_runs, invalid_outcomes, invalid_cursor.
 
 begin;
 set local lock_timeout = '900ms';
@@ -81,6 +82,20 @@ end;
 $$;
 comment on function krai_core._stage_named(text) is 'The row of krai_core.stages; raises 22023 unknown_stage.';
 
+create or replace function krai_core._checked_limit(p_limit integer, p_most integer) returns integer
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    if p_limit between 1 and p_most then
+        return p_limit;
+    end if;
+    perform krai_core._raise('22023', 'invalid_limit', format('a limit of %s is out of range', coalesce(p_limit::text, 'null')),
+        jsonb_build_object('limit', p_limit), format('Pass 1 to %s.', p_most));
+end;
+$$;
+comment on function krai_core._checked_limit(integer, integer) is 'The limit; raises 22023 invalid_limit unless it is 1 to p_most.';
+
 create or replace function krai_core._raise_unknown_document(p_document_id uuid) returns void
 language plpgsql stable
 set search_path = ''
@@ -139,10 +154,10 @@ $$;
 comment on function krai_core._hold(uuid, text) is
 'Locks the document and returns its stage_status, repaired, in which the given stage is found even if it is disabled. Raises 22023 unknown_stage, PT404 unknown_document.';
 
--- The one place from which functions write the truth, but for the usual case of update_stage_progress. The setting tells
+-- The one place from which single calls write the truth, but for the usual case of update_stage_progress. The setting tells
 -- the triggers that this is no direct edit; it is taken back at once, because the transaction may go on with edits of its
--- own.
-create or replace function krai_core._write(p_document_id uuid, p_stage_status jsonb, p_writer text default 'tracker') returns void
+-- own. The runs have to be as they shall be before: what is ready is derived from both.
+create or replace function krai_core._write(p_document_id uuid, p_stage_status jsonb, p_changed text[] default null, p_writer text default 'tracker') returns void
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -150,10 +165,13 @@ begin
     perform set_config('krai_core.writer', p_writer, true);
     update krai_core.documents d set stage_status = p_stage_status where d.id = p_document_id;
     perform set_config('krai_core.writer', '', true);
+    if p_changed is not null then
+        perform krai_core._derive_ready_runs(array[p_document_id], krai_core._touched_by(p_changed));
+    end if;
 end;
 $$;
-comment on function krai_core._write(uuid, jsonb, text) is
-'Writes stage_status of a document that the caller has locked. p_writer: tracker, or progress where no status changes.';
+comment on function krai_core._write(uuid, jsonb, text[], text) is
+'Writes stage_status of a document that the caller has locked. p_changed: the stages whose change may make others ready or unready, null for none. p_writer: tracker, or progress where no status changes.';
 
 do $$
 declare
@@ -163,7 +181,8 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_raise', '_iso', '_checked_metadata', '_stage_named', '_raise_unknown_document', '_raise_conflict', '_hold', '_write'])
+            '_raise', '_iso', '_checked_metadata', '_checked_limit', '_stage_named', '_raise_unknown_document', '_raise_conflict',
+            '_hold', '_write'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

@@ -3,6 +3,7 @@
 --   _held_run         the run that a call may act on, by its claim id or without one
 --   _keep_last_run    before a stage begins anew: what the column knows of the last run goes into the history
 --   _open_run         makes the one open run of a stage a running one
+--   _next_attempt, _retry_at     how attempts count, and when a failed one is tried again
 --
 -- Rules
 --   * A claim id opens a given stage of a document once, and acts on that run alone. Closed by its own holder, it answers
@@ -46,6 +47,39 @@ $$;
 comment on function krai_core._held_run(text, uuid, text, uuid) is
 'The run that a call acts on. Without claim id: the running one, or a row of nulls. With it: the run that carries it, running or closed by its own holder; anything else raises PT409 lease_lost.';
 
+create or replace function krai_core._next_attempt(p_status text, p_attempt integer, p_reset_at timestamptz) returns integer
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case
+        when p_status is null or p_reset_at is not null or p_status in ('completed', 'skipped', 'cancelled') then 1
+        when p_status = 'released' then p_attempt
+        else p_attempt + 1
+    end;
+end;
+$$;
+comment on function krai_core._next_attempt(text, integer, timestamptz) is
+'Number of the attempt after a closed run of that status, attempt and reset_at; null: there was none.';
+
+-- Between half and all of the wait, so that what failed together does not come back together.
+create or replace function krai_core._retry_at(p_stage_name text, p_attempt integer, p_now timestamptz) returns timestamptz
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_stage krai_core.stages := krai_core._stage_named(p_stage_name);
+begin
+    if p_attempt >= v_stage.max_attempts then
+        return null;
+    end if;
+    return p_now + make_interval(secs => (0.5 + random() / 2)
+        * least(v_stage.backoff_seconds * 2.0 ^ least(p_attempt - 1, 30), v_stage.backoff_max_seconds));
+end;
+$$;
+comment on function krai_core._retry_at(text, integer, timestamptz) is
+'When a stage that failed in this attempt is tried again: after backoff_seconds doubled for each attempt, at most backoff_max_seconds, with jitter; null when no attempt is left.';
+
 create or replace function krai_core._keep_last_run(p_document_id uuid, p_stage_name text, p_stage jsonb, p_actor text default null, p_reset boolean default false)
 returns integer
 language plpgsql volatile
@@ -79,11 +113,7 @@ begin
             actor = case when p_reset then p_actor else r.actor end
         where r.id = v_last.id;
     end if;
-    return case
-        when p_reset or v_last.reset_at is not null or v_last.status in ('completed', 'skipped', 'cancelled') then 1
-        when v_last.status = 'released' then v_last.attempt
-        else v_last.attempt + 1
-    end;
+    return case when p_reset then 1 else krai_core._next_attempt(v_last.status, v_last.attempt, v_last.reset_at) end;
 end;
 $$;
 comment on function krai_core._keep_last_run(uuid, text, jsonb, text, boolean) is
@@ -116,7 +146,7 @@ declare
 begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
-        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array['_held_run', '_keep_last_run', '_open_run'])
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array['_held_run', '_next_attempt', '_retry_at', '_keep_last_run', '_open_run'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

@@ -2,7 +2,8 @@
 --
 --   start_stage, update_stage_progress, complete_stage, fail_stage, skip_stage    what a processor calls
 --   _close_stage                                                                  what the last three share
--- retry_stage, reset_stage and heartbeat follow in the next file.
+--   _started_stage, _closed_stage, _shown_error, _kept_error, _skip_metadata      what a stage looks like then
+-- Claims, bulk calls and what people call follow in the next files.
 --
 -- Which call does what in which state (the rule itself is in the functions; tests hold every cell of it):
 --
@@ -46,7 +47,7 @@ begin
             ('start_stage', 'uuid, text, uuid, text, numeric', 'boolean'),
             ('update_stage_progress', 'uuid, text, numeric, jsonb, uuid', 'boolean'),
             ('complete_stage', 'uuid, text, jsonb, uuid', 'boolean'),
-            ('fail_stage', 'uuid, text, text, jsonb, uuid', 'boolean'),
+            ('fail_stage', 'uuid, text, text, jsonb, uuid, boolean', 'boolean'),
             ('skip_stage', 'uuid, text, text, uuid', 'boolean'),
             ('get_document_progress', 'uuid', 'numeric'),
             ('get_current_stage', 'uuid', 'text'),
@@ -70,6 +71,73 @@ exception when dependent_objects_still_exist then
               hint = 'Something of yours uses it. Drop that, run the migration again, then create it anew.';
 end $$;
 
+create or replace function krai_core._started_stage(p_stage jsonb, p_now timestamptz) returns jsonb
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    -- What stands on a pending stage is of no run: it was put there by hand, or by the repair, and stays.
+    return case when p_stage ->> 'status' = 'pending' then p_stage else krai_core._pending_stage() end
+        || jsonb_build_object('status', 'processing', 'started_at', krai_core._iso(p_now),
+            'completed_at', null, 'duration_seconds', null, 'progress', 0, 'error', null);
+end;
+$$;
+comment on function krai_core._started_stage(jsonb, timestamptz) is 'A stage, in the shape of the seven keys, as a new run begins.';
+
+create or replace function krai_core._closed_stage(p_stage jsonb, p_to text, p_error text, p_metadata jsonb, p_started_at timestamptz, p_now timestamptz)
+returns jsonb
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return p_stage || jsonb_build_object(
+        'status', p_to,
+        'started_at', krai_core._iso(p_started_at),
+        'completed_at', krai_core._iso(p_now),
+        -- A clock that was set back gives no negative duration.
+        'duration_seconds', case when p_to <> 'skipped' then
+            case when p_started_at > p_now then 0 else trim_scale(round(extract(epoch from p_now - p_started_at), 6)) end end,
+        'progress', case p_to when 'completed' then to_jsonb(100) else p_stage -> 'progress' end,
+        'error', case when p_to = 'failed' then krai_core._shown_error(p_error) end,
+        'metadata', p_stage -> 'metadata' || p_metadata);
+end;
+$$;
+comment on function krai_core._closed_stage(jsonb, text, text, jsonb, timestamptz, timestamptz) is
+'A stage, in the shape of the seven keys, as a run ends: completed, failed or skipped.';
+
+create or replace function krai_core._shown_error(p_error text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case
+        when p_error !~ '\S' or p_error is null then 'failed without a message'
+        when length(p_error) > 4000 then left(p_error, 3980) || ' ... [cut at 4000]'
+        else p_error end;
+end;
+$$;
+comment on function krai_core._shown_error(text) is 'The error as the column holds it: never blank, at most 4000 characters.';
+
+create or replace function krai_core._kept_error(p_error text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case when p_error ~ '\S' then left(p_error, 65536) else 'failed without a message' end;
+end;
+$$;
+comment on function krai_core._kept_error(text) is 'The error as the history holds it: never blank, at most 65536 characters.';
+
+create or replace function krai_core._skip_metadata(p_reason text) returns jsonb
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return jsonb_build_object('reason', case when p_reason ~ '\S' then left(p_reason, 4000) else 'Not applicable' end);
+end;
+$$;
+comment on function krai_core._skip_metadata(text) is 'What a skipped stage says of itself: {"reason": text}.';
+
 create or replace function krai_core.start_stage(
     p_document_id uuid,
     p_stage_name text,
@@ -88,10 +156,7 @@ declare
     v_attempt integer;
     v_now timestamptz;
 begin
-    if p_lease_seconds <= 0 or p_lease_seconds > 604800 then
-        perform krai_core._raise('22023', 'invalid_lease', format('a lease of %s seconds is out of range', p_lease_seconds),
-            jsonb_build_object('lease_seconds', p_lease_seconds::text), 'Pass more than 0 and at most 604800 seconds (a week), or null for the stage''s own.');
-    end if;
+    perform krai_core._checked_lease(p_lease_seconds);
     if p_claim_id is not null then
         perform from krai_core.stage_runs r
         where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
@@ -121,15 +186,12 @@ begin
         where r.id = v_run.id;
     end if;
     v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, v_stage);
-    -- What stands on a pending stage is of no run: it was put there by hand, or by the repair, and stays.
-    if v_stage ->> 'status' <> 'pending' then
-        v_stage := krai_core._pending_stage();
-    end if;
-    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage
-        || '{"completed_at": null, "duration_seconds": null, "progress": 0, "error": null}'
-        || jsonb_build_object('status', 'processing', 'started_at', krai_core._iso(v_now))));
     perform krai_core._open_run(p_document_id, p_stage_name, v_attempt, p_claim_id, left(p_worker, 200), coalesce(
         p_lease_seconds, case when p_claim_id is null then greatest(v_settings.lease_seconds, 3600) else v_settings.lease_seconds end), v_now);
+    perform krai_core._write(p_document_id,
+        v_stage_status || jsonb_build_object(p_stage_name, krai_core._started_stage(v_stage, v_now)),
+        -- What waits for this stage waits again; of an unfinished one nothing hangs.
+        case when v_stage ->> 'status' in ('completed', 'skipped') then array[p_stage_name] end);
     return true;
 end;
 $$;
@@ -183,7 +245,7 @@ begin
                 'Start the stage before reporting progress.', case when v_run.status <> 'running' then ' by this run already' else '' end);
         end if;
         -- The row was odd. Healed, it takes the same call.
-        perform krai_core._write(p_document_id, v_stage_status, 'progress');
+        perform krai_core._write(p_document_id, v_stage_status, null, 'progress');
         return krai_core.update_stage_progress(p_document_id, p_stage_name, p_progress, p_metadata, p_claim_id);
     end if;
     perform set_config('krai_core.writer', '', true);
@@ -209,7 +271,7 @@ comment on function krai_core.update_stage_progress(uuid, text, numeric, jsonb, 
 'Stores the progress of a running stage and renews its lease.
 p_progress: percent, 0 to 100, never rescaled; null keeps the stored one. p_metadata is merged into the stored object. Returns true. Raises PT409 conflict unless the stage is processing, PT409 lease_lost when the run of p_claim_id is over, PT404 unknown_document, 22023 unknown_stage, invalid_progress or invalid_metadata. As an rpc of its own its commit does not wait for the disk.';
 
-create or replace function krai_core._close_stage(p_document_id uuid, p_stage_name text, p_to text, p_error text, p_metadata jsonb, p_claim_id uuid)
+create or replace function krai_core._close_stage(p_document_id uuid, p_stage_name text, p_to text, p_error text, p_metadata jsonb, p_claim_id uuid, p_retry boolean default false)
 returns boolean
 language plpgsql volatile
 set search_path = ''
@@ -222,9 +284,10 @@ declare
     v_call text := case p_to when 'completed' then 'complete' when 'failed' then 'fail' else 'skip' end;
     v_run krai_core.stage_runs := krai_core._held_run(v_call, p_document_id, p_stage_name, p_claim_id);
     v_now timestamptz := clock_timestamp();
-    v_error text := case when length(p_error) > 4000 then left(p_error, 3980) || ' ... [cut at 4000]' else p_error end;
+    v_error text := case when p_to = 'failed' then krai_core._kept_error(p_error) end;
     v_started_at timestamptz;
-    v_attempt integer := 1;
+    v_retry_at timestamptz;
+    v_attempt integer;
 begin
     if p_claim_id is not null and v_run.status <> 'running' then
         -- Closed before by this very holder: the repeat of the same call answers as the first time, another call is too late.
@@ -240,13 +303,13 @@ begin
     elsif v_from = 'skipped' then
         return true;
     elsif v_from = p_to then
-        perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
-            'metadata', v_stage -> 'metadata' || v_metadata, 'error', v_error)));
         update krai_core.stage_runs r
-        set error = left(p_error, 65536)
-        where p_error is not null and r.id = (
+        set error = v_error
+        where p_to = 'failed' and r.id = (
             select max(last.id) from krai_core.stage_runs last
             where last.document_id = p_document_id and last.stage_name = p_stage_name and last.status = p_to);
+        perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
+            'metadata', v_stage -> 'metadata' || v_metadata, 'error', case when p_to = 'failed' then krai_core._shown_error(p_error) end)));
         return true;
     end if;
     if v_from = 'processing' then
@@ -255,31 +318,28 @@ begin
     if v_run.id is null then
         -- What nobody's run is processing is the run that ends here, and no earlier one to be kept.
         v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, case v_from when 'processing' then krai_core._pending_stage() else v_stage end);
-    end if;
-    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
-        'status', p_to,
-        'started_at', krai_core._iso(v_started_at),
-        'completed_at', krai_core._iso(v_now),
-        -- A clock that was set back gives no negative duration.
-        'duration_seconds', case when p_to <> 'skipped' then
-            case when v_started_at > v_now then 0 else trim_scale(round(extract(epoch from v_now - v_started_at), 6)) end end,
-        'progress', case p_to when 'completed' then to_jsonb(100) else v_stage -> 'progress' end,
-        'error', v_error,
-        'metadata', v_stage -> 'metadata' || v_metadata)));
-    if v_run.id is not null then
-        update krai_core.stage_runs r
-        set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, error = left(p_error, 65536)
-        where r.id = v_run.id;
+        -- Work that was done outside and is only reported: a run without a beginning. It takes the place of one that was ready.
+        delete from krai_core.stage_runs r
+        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
+        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, error, retry_at)
+        values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, v_error,
+                case when p_retry then krai_core._retry_at(p_stage_name, v_attempt, v_now) end)
+        returning retry_at into v_retry_at;
     else
-        -- Work that was done outside and is only reported: a run without a beginning.
-        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, error)
-        values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, left(p_error, 65536));
+        update krai_core.stage_runs r
+        set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, error = v_error,
+            retry_at = case when p_retry then krai_core._retry_at(p_stage_name, r.attempt, v_now) end
+        where r.id = v_run.id
+        returning retry_at into v_retry_at;
     end if;
+    perform krai_core._write(p_document_id,
+        v_stage_status || jsonb_build_object(p_stage_name, krai_core._closed_stage(v_stage, p_to, p_error, v_metadata, v_started_at, v_now)),
+        case when p_to <> 'failed' or v_retry_at is not null then array[p_stage_name] end);
     return true;
 end;
 $$;
-comment on function krai_core._close_stage(uuid, text, text, text, jsonb, uuid) is
-'What complete_stage, fail_stage and skip_stage share: brings a stage to p_to (completed, failed or skipped) and closes its run.';
+comment on function krai_core._close_stage(uuid, text, text, text, jsonb, uuid, boolean) is
+'What complete_stage, fail_stage and skip_stage share: brings a stage to p_to (completed, failed or skipped) and closes its run. p_retry: a failed one is tried again while attempts are left.';
 
 create or replace function krai_core.complete_stage(
     p_document_id uuid,
@@ -303,19 +363,19 @@ create or replace function krai_core.fail_stage(
     p_stage_name text,
     p_error text,
     p_metadata jsonb default '{}',
-    p_claim_id uuid default null
+    p_claim_id uuid default null,
+    p_retry boolean default false
 ) returns boolean
 language plpgsql volatile
 set search_path = ''
 as $$
 begin
-    return krai_core._close_stage(p_document_id, p_stage_name, 'failed',
-        case when p_error ~ '\S' then p_error else 'failed without a message' end, p_metadata, p_claim_id);
+    return krai_core._close_stage(p_document_id, p_stage_name, 'failed', p_error, p_metadata, p_claim_id, coalesce(p_retry, false));
 end;
 $$;
-comment on function krai_core.fail_stage(uuid, text, text, jsonb, uuid) is
+comment on function krai_core.fail_stage(uuid, text, text, jsonb, uuid, boolean) is
 'Marks a stage as failed; completed_at is when it failed, progress and metadata stay.
-p_error: null or blank is stored as "failed without a message"; over 4000 characters it is cut with a mark (stage_runs keeps 65536). Returns true; false without change, and without p_claim_id, on a completed or skipped stage. A failed stage takes the new error. Raises PT409 conflict or lease_lost with a p_claim_id whose run is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
+p_error: null or blank is stored as "failed without a message"; over 4000 characters it is cut with a mark (stage_runs keeps 65536). p_retry: while attempts are left (stages.max_attempts), the stage is handed out again after the backoff; a permanent error needs none. Returns true; false without change, and without p_claim_id, on a completed or skipped stage. A failed stage takes the new error. Raises PT409 conflict or lease_lost with a p_claim_id whose run is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
 
 create or replace function krai_core.skip_stage(
     p_document_id uuid,
@@ -327,8 +387,7 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
-    return krai_core._close_stage(p_document_id, p_stage_name, 'skipped', null,
-        jsonb_build_object('reason', case when p_reason ~ '\S' then left(p_reason, 4000) else 'Not applicable' end), p_claim_id);
+    return krai_core._close_stage(p_document_id, p_stage_name, 'skipped', null, krai_core._skip_metadata(p_reason), p_claim_id);
 end;
 $$;
 comment on function krai_core.skip_stage(uuid, text, text, uuid) is

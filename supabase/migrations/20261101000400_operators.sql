@@ -1,10 +1,11 @@
--- Per-stage document tracking: what people and supervisors call, and who may call what.
+-- Per-stage document tracking: what people call, and who may call what.
 --
---   retry_stage, reset_stage    bring a stage back to pending; who did it and when is kept with the last run
---   heartbeat                   renews many leases in one call
+--   retry_stage, retry_failed, reset_stage    bring stages back to pending
+--   cancel_document                           skips all that is unfinished
+--   set_priority, pause_stage, resume_stage   what is handed out first, or not at all
 --
--- Lock order: documents, then stage_runs. heartbeat locks stage_runs alone, in id order, and skips what is locked: who
--- holds such a row is writing a newer sign of life.
+-- Who did it is kept: with the last run of the stage, with the priority, with the stage.
+-- Lock order: documents in id order, then stage_runs.
 
 begin;
 set local lock_timeout = '900ms';
@@ -29,7 +30,10 @@ begin
             else 'Only a failed stage is retried: use reset_stage to run it again.' end);
     end if;
     perform krai_core._keep_last_run(p_document_id, p_stage_name, v_stage_status -> p_stage_name, left(p_actor, 200), true);
-    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, krai_core._pending_stage()));
+    -- A retry that was to come by itself comes now.
+    delete from krai_core.stage_runs r
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
+    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, krai_core._pending_stage()), array[p_stage_name]);
     return true;
 end;
 $$;
@@ -51,7 +55,7 @@ declare
     v_stage_status jsonb := krai_core._hold(p_document_id, p_stage_name);
     v_name text;
     v_status text;
-    v_changed boolean := false;
+    v_changed text[] := '{}';
 begin
     for v_name in
         with recursive reached (stage_name) as (
@@ -76,10 +80,12 @@ begin
         end if;
         perform krai_core._keep_last_run(p_document_id, v_name, v_stage_status -> v_name, left(p_actor, 200), true);
         v_stage_status := v_stage_status || jsonb_build_object(v_name, krai_core._pending_stage());
-        v_changed := true;
+        v_changed := v_changed || v_name;
     end loop;
-    if v_changed then
-        perform krai_core._write(p_document_id, v_stage_status);
+    if v_changed <> '{}' then
+        delete from krai_core.stage_runs r
+        where r.document_id = p_document_id and r.stage_name = any (v_changed) and r.status = 'ready';
+        perform krai_core._write(p_document_id, v_stage_status, v_changed);
     end if;
     return true;
 end;
@@ -88,58 +94,151 @@ comment on function krai_core.reset_stage(uuid, text, boolean, boolean, text) is
 'Brings a stage back to pending from any state, so that it is run again.
 p_cascade: also every stage that depends on it, directly or not. p_force: also where it is processing; its holder then hears lease_lost. p_actor: who asked for it. Returns true, also for pending stages, which stay as they are. What the stage held is kept in stage_runs. Raises PT409 conflict when one of the stages is processing and p_force is not true (nothing is changed then), PT404 unknown_document, 22023 unknown_stage.';
 
-create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
+create or replace function krai_core.retry_failed(
+    p_stage_name text default null,
+    p_error text default null,
+    p_since timestamptz default null,
+    p_limit integer default 1000,
+    p_dry_run boolean default false,
+    p_actor text default null
+) returns jsonb
 language plpgsql volatile
 set search_path = ''
 as $$
 declare
-    v_answer jsonb;
+    v_found record;
+    v_runs jsonb := '[]';
+    v_more boolean := false;
 begin
-    if jsonb_typeof(p_runs) is distinct from 'array' or exists (
-        select from jsonb_array_elements(p_runs) run
-        where jsonb_typeof(run) <> 'object'
-           or coalesce(run ->> 'document_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
-           or coalesce(run ->> 'claim_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
-           or run ->> 'stage_name' is null
-    ) then
-        perform krai_core._raise('22023', 'invalid_runs', 'heartbeat takes an array of objects with document_id, stage_name and claim_id', '{}',
-            'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>"}, ...].');
+    perform krai_core._checked_limit(p_limit, 10000);
+    if p_stage_name is not null then
+        perform krai_core._stage_named(p_stage_name);
     end if;
-    -- As in update_stage_progress.
-    if current_setting('request.path', true) = '/rpc/heartbeat' then
-        perform set_config('synchronous_commit', 'off', true);
-    end if;
-    with asked as (
-        select (run ->> 'document_id')::uuid as document_id, run ->> 'stage_name' as stage_name, (run ->> 'claim_id')::uuid as claim_id, run
-        from jsonb_array_elements(p_runs) run
-    ),
-    free as (
-        select r.id from krai_core.stage_runs r
-        join asked a on a.document_id = r.document_id and a.stage_name = r.stage_name and a.claim_id = r.claim_id
-        where r.status = 'running'
-        order by r.id
-        for no key update of r skip locked
-    ),
-    renewed as (
-        update krai_core.stage_runs r
-        set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
-        from free f
-        where r.id = f.id
-    )
-    select jsonb_build_object(
-        'alive', coalesce(jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000))) filter (where r.status = 'running'), '[]'),
-        'lost', coalesce(jsonb_agg(a.run) filter (where r.status is null or r.status not in ('running', 'cancelled')), '[]'),
-        'cancelled', coalesce(jsonb_agg(a.run) filter (where r.status = 'cancelled'), '[]'))
-    into v_answer
-    from asked a
-    left join krai_core.stage_runs r
-        on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id;
-    return v_answer;
+    for v_found in
+        select d.id as document_id, s.name as stage_name, d.stage_status -> s.name ->> 'error' as error
+        from krai_core.stages s
+        join krai_core.documents d on d.stage_status @> jsonb_build_object(s.name, '{"status": "failed"}'::jsonb)
+        where s.enabled and (p_stage_name is null or s.name = p_stage_name)
+          and (p_error is null or d.stage_status -> s.name ->> 'error' ilike '%' || p_error || '%')
+          and (p_since is null or krai_core._time_or_null(d.stage_status -> s.name ->> 'completed_at') >= p_since)
+        order by d.id, s.position
+        limit p_limit + 1
+    loop
+        if jsonb_array_length(v_runs) = p_limit then
+            v_more := true;
+            exit;
+        end if;
+        -- Somebody may have been faster.
+        continue when p_dry_run is not true and krai_core._hold(v_found.document_id, v_found.stage_name) -> v_found.stage_name ->> 'status' <> 'failed';
+        if p_dry_run is not true then
+            perform krai_core.retry_stage(v_found.document_id, v_found.stage_name, p_actor);
+        end if;
+        v_runs := v_runs || jsonb_build_array(to_jsonb(v_found));
+    end loop;
+    return jsonb_build_object('count', jsonb_array_length(v_runs), 'more', v_more, 'dry_run', coalesce(p_dry_run, false), 'runs', v_runs);
 end;
 $$;
-comment on function krai_core.heartbeat(jsonb) is
-'Renews the leases of many runs in one call.
-p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]}, each an array of the objects given: alive runs are held for another lease, whose length in milliseconds is added as lease_ms, lost ones were closed, cancelled ones were taken away on purpose; stop the work on both. Safe to repeat. Raises 22023 invalid_runs. As an rpc of its own its commit does not wait for the disk.';
+comment on function krai_core.retry_failed(text, text, timestamptz, integer, boolean, text) is
+'Brings failed stages back to pending, as retry_stage does, by filter.
+p_stage_name: null for all enabled stages. p_error: part of the error, letter case aside; % and _ stand for any text and any letter, as in LIKE. p_since: failed then or later. p_limit: 1 to 10000. p_dry_run: only tells what it would do. p_actor: who asked for it. Returns {"count", "more", "dry_run", "runs": [{document_id, stage_name, error}]}; more: the limit cut it off. Raises 22023 unknown_stage or invalid_limit.';
+
+create or replace function krai_core.cancel_document(p_document_id uuid, p_reason text default 'Cancelled', p_actor text default null)
+returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_stage_status jsonb := krai_core._hold(p_document_id, (select s.name from krai_core.stages s order by s.position limit 1));
+    v_reason text := case when p_reason ~ '\S' then p_reason else 'Cancelled' end;
+    v_now timestamptz := clock_timestamp();
+    v_name text;
+    v_stage jsonb;
+    v_run krai_core.stage_runs;
+    v_changed text[] := '{}';
+begin
+    for v_name in select s.name from krai_core.stages s where s.enabled order by s.position loop
+        v_stage := v_stage_status -> v_name;
+        continue when v_stage ->> 'status' in ('completed', 'skipped');
+        v_run := krai_core._held_run('cancel', p_document_id, v_name, null);
+        if v_run.id is null then
+            perform krai_core._keep_last_run(p_document_id, v_name, v_stage);
+            delete from krai_core.stage_runs r
+            where r.document_id = p_document_id and r.stage_name = v_name and r.status = 'ready';
+            insert into krai_core.stage_runs (document_id, stage_name, status, finished_at, error, actor)
+            values (p_document_id, v_name, 'cancelled', v_now, left(v_reason, 65536), left(p_actor, 200));
+        else
+            update krai_core.stage_runs r
+            set status = 'cancelled', finished_at = v_now, error = left(v_reason, 65536), actor = left(p_actor, 200)
+            where r.id = v_run.id;
+        end if;
+        v_stage_status := v_stage_status || jsonb_build_object(v_name,
+            krai_core._closed_stage(v_stage, 'skipped', null, krai_core._skip_metadata(v_reason), v_run.started_at, v_now));
+        v_changed := v_changed || v_name;
+    end loop;
+    if v_changed <> '{}' then
+        perform krai_core._write(p_document_id, v_stage_status, v_changed);
+    end if;
+    return true;
+end;
+$$;
+comment on function krai_core.cancel_document(uuid, text, text) is
+'Gives a document up: every stage that is not finished becomes skipped, with the reason in metadata.reason; who works on one hears it at the next heartbeat or call.
+p_actor: who asked for it. Returns true, also when everything was finished. reset_stage brings a stage back. Raises PT404 unknown_document.';
+
+create or replace function krai_core.set_priority(p_document_id uuid, p_priority integer, p_actor text default null) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    perform from krai_core.documents d where d.id = p_document_id for no key update;
+    if not found then
+        perform krai_core._raise_unknown_document(p_document_id);
+    end if;
+    if coalesce(p_priority, 0) = 0 then
+        delete from krai_core.document_priorities p where p.document_id = p_document_id;
+    else
+        insert into krai_core.document_priorities (document_id, priority, changed_at, changed_by)
+        values (p_document_id, p_priority, clock_timestamp(), left(p_actor, 200))
+        on conflict (document_id) do update
+        set priority = excluded.priority, changed_at = excluded.changed_at, changed_by = excluded.changed_by;
+    end if;
+    update krai_core.stage_runs r set priority = coalesce(p_priority, 0)
+    where r.document_id = p_document_id and r.status in ('ready', 'running') and r.priority <> coalesce(p_priority, 0);
+    return true;
+end;
+$$;
+comment on function krai_core.set_priority(uuid, integer, text) is
+'Says when the stages of a document are handed out: those of higher priority first, 0 is usual, below 0 after all others.
+Holds for what is ready and for all that becomes ready later. p_priority: null means 0. p_actor: who asked for it. Returns true. Raises PT404 unknown_document.';
+
+create or replace function krai_core.pause_stage(p_stage_name text, p_actor text default null) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    perform krai_core._stage_named(p_stage_name);
+    update krai_core.stages s set paused = true, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
+    where s.name = p_stage_name and not s.paused;
+    return true;
+end;
+$$;
+comment on function krai_core.pause_stage(text, text) is
+'Hands out nothing more of a stage until resume_stage; what runs goes on, and start_stage still starts it.
+p_actor: who asked for it. Returns true. Raises 22023 unknown_stage.';
+
+create or replace function krai_core.resume_stage(p_stage_name text, p_actor text default null) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    perform krai_core._stage_named(p_stage_name);
+    update krai_core.stages s set paused = false, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
+    where s.name = p_stage_name and s.paused;
+    return true;
+end;
+$$;
+comment on function krai_core.resume_stage(text, text) is
+'Hands out a paused stage again. p_actor: who asked for it. Returns true. Raises 22023 unknown_stage.';
 
 do $$
 declare
@@ -149,7 +248,9 @@ begin
     for v_function in
         select p.oid::regprocedure as signature from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            'start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage', 'retry_stage', 'reset_stage', 'heartbeat', '_close_stage'])
+            'start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage', 'retry_stage', 'retry_failed', 'reset_stage',
+            'cancel_document', 'set_priority', 'pause_stage', 'resume_stage',
+            '_started_stage', '_closed_stage', '_shown_error', '_kept_error', '_skip_metadata', '_close_stage'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function.signature);
         execute format('grant execute on function %s to service_role', v_function.signature);

@@ -4,7 +4,8 @@
 --   documents_100_repair_insert, documents_100_repair_update   before, row: odd values are repaired; a row that an earlier
 --       tracker calls completed starts as completed in every stage; stages that a worker holds keep their value against a
 --       direct edit, with a WARNING
---   documents_200_close_runs     after update: a run whose stage is no longer processing after a direct edit is cancelled
+--   documents_200_inserted       after insert: opens the ready runs
+--   documents_200_edited         after update: the runs follow a direct edit, in both directions
 --   documents_300_legacy_status, documents_300_legacy_stage    after update: processing_status and processing_stage,
 --       where the table has them as text, follow the stages
 --   documents_400_delete_runs, documents_400_truncate_runs     after delete, truncate: the runs go with their documents
@@ -74,30 +75,93 @@ $$;
 comment on function krai_core._completed_before(jsonb) is
 'A sound stage_status with every pending stage completed, times and duration null: for documents that were finished before stages were tracked. What such a stage held, or that there was nothing, is kept in metadata.v1.';
 
-create or replace function krai_core._tg_documents_close_runs() returns trigger
+create or replace function krai_core._tg_documents_edited() returns trigger
 language plpgsql security definer
 set search_path = ''
 as $$
+declare
+    v_ids uuid[];
 begin
     if coalesce(current_setting('krai_core.writer', true), '') <> '' then
         return null;
     end if;
-    if not exists (
-        select a.id, a.stage_status from after_rows a except select b.id, b.stage_status from before_rows b
-    ) then
-        return null;
+    v_ids := array(
+        select x.id from (
+            select a.id, a.stage_status from after_rows a
+            except
+            select b.id, b.stage_status from before_rows b
+        ) x order by x.id);
+    if v_ids <> '{}' then
+        perform krai_core._follow_edit(v_ids);
     end if;
-    -- Planned for the rows at hand each time: a plan kept from a call with one row would be wrong for many.
-    execute $q$
-        update krai_core.stage_runs r
-        set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
-        from (select a.id, a.stage_status from after_rows a except select b.id, b.stage_status from before_rows b) edited
-        where r.document_id = edited.id and r.status = 'running'
-          and krai_core._stage_state(edited.stage_status -> r.stage_name) <> 'processing'$q$;
     return null;
 end;
 $$;
-comment on function krai_core._tg_documents_close_runs() is 'Cancels the running runs of stages that a direct edit took out of processing.';
+comment on function krai_core._tg_documents_edited() is 'Brings the runs after a direct edit of stage_status.';
+
+create or replace function krai_core._follow_edit(p_document_ids uuid[]) returns void
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+    update krai_core.stage_runs r
+    set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
+    from krai_core.documents d
+    where r.document_id = any (p_document_ids) and d.id = r.document_id and r.status = 'running'
+      and krai_core._stage_state(d.stage_status -> r.stage_name) <> 'processing';
+    -- Set to pending by hand after a failure: that is a retry by a person.
+    with retried as (
+        update krai_core.stage_runs r
+        set reset_at = clock_timestamp()
+        from krai_core.documents d
+        where r.document_id = any (p_document_ids) and d.id = r.document_id and r.status = 'failed' and r.reset_at is null
+          and krai_core._stage_state(d.stage_status -> r.stage_name) = 'pending'
+        returning r.document_id, r.stage_name
+    )
+    delete from krai_core.stage_runs r using retried t
+    where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status = 'ready';
+    perform krai_core._adopt_runs(p_document_ids);
+    perform krai_core._derive_ready_runs(p_document_ids);
+end;
+$$;
+comment on function krai_core._follow_edit(uuid[]) is
+'After a direct edit of stage_status: runs of stages that are no longer processing are cancelled, those set to processing get one, and ready runs follow.';
+
+create or replace function krai_core._tg_documents_inserted() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+declare
+    v_default jsonb := krai_core._default_stage_status();
+    v_now timestamptz := clock_timestamp();
+    v_others uuid[];
+begin
+    -- Nearly all begin with nothing done: what is ready of those is the same for each, and they have no history.
+    insert into krai_core.stage_runs (document_id, stage_name, status, available_at)
+    select a.id, first.name, 'ready', v_now
+    from after_rows a
+    cross join (
+        select s.name from krai_core.stages s
+        where s.enabled and not exists (
+            select from krai_core.stage_prerequisites p
+            join krai_core.stages required on required.name = p.requires and required.enabled
+            where p.stage_name = s.name)
+    ) first
+    where a.stage_status = v_default;
+    v_others := array(select a.id from after_rows a where a.stage_status is distinct from v_default order by a.id);
+    if v_others <> '{}' then
+        perform krai_core._adopt_runs(v_others);
+        perform krai_core._derive_ready_runs(v_others);
+    end if;
+    return null;
+end;
+$$;
+comment on function krai_core._tg_documents_inserted() is 'Opens the ready runs of new documents.';
 
 -- Two functions of one shape, because each names its column; attached only where the column exists. A generic plan, because
 -- one for the very array of ids would be made anew at each call and cost as much as all the rest.
@@ -181,9 +245,10 @@ set search_path = ''
 as $$
 begin
     if tg_op = 'TRUNCATE' then
-        truncate krai_core.stage_runs;
+        truncate krai_core.stage_runs, krai_core.document_priorities;
     else
         delete from krai_core.stage_runs r using before_rows b where r.document_id = b.id;
+        delete from krai_core.document_priorities p using before_rows b where p.document_id = b.id;
     end if;
     return null;
 end;
@@ -202,18 +267,21 @@ $$;
 comment on function krai_core._tg_documents_keep_rest() is 'Takes back what other triggers changed in a row whose stage_status the migration repairs.';
 
 revoke execute on function
-    krai_core._tg_documents_keep_rest(), krai_core._tg_documents_repair(), krai_core._tg_documents_close_runs(), krai_core._tg_documents_legacy_status(),
+    krai_core._tg_documents_keep_rest(), krai_core._tg_documents_repair(), krai_core._tg_documents_inserted(), krai_core._tg_documents_edited(),
+    krai_core._follow_edit(uuid[]), krai_core._tg_documents_legacy_status(),
     krai_core._tg_documents_legacy_stage(), krai_core._tg_documents_delete_runs(), krai_core._completed_before(jsonb)
     from public, anon, authenticated, service_role;
 
-do $$
+create or replace function krai_core._attach_repair_insert() returns void
+language plpgsql volatile
+set search_path = ''
+as $$
 declare
     v_has_status boolean := exists (
         select from pg_catalog.pg_attribute a
         where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status' and not a.attisdropped
           -- What a BEFORE trigger cannot see, because it is computed later.
           and a.attgenerated = '');
-    v_legacy record;
 begin
     -- A new document with the default, which is nearly every one, does not enter the function.
     execute format(
@@ -222,6 +290,17 @@ begin
         krai_core._default_stage_status(),
         case when v_has_status then $q$or new.processing_status::text = 'completed'$q$ end,
         case when v_has_status then $q$'processing_status'$q$ end);
+end;
+$$;
+comment on function krai_core._attach_repair_insert() is 'Attaches the trigger that repairs new documents, with the default of today as the value that needs none.';
+
+revoke execute on function krai_core._attach_repair_insert() from public, anon, authenticated, service_role;
+
+do $$
+declare
+    v_legacy record;
+begin
+    perform krai_core._attach_repair_insert();
     for v_legacy in
         select wanted.name, wanted.place, t.typcategory = 'S' and t.typtype = 'b' and a.attgenerated = '' as is_text
         from (values ('status', 'processing_status'), ('stage', 'processing_stage')) as wanted (place, name)
@@ -248,9 +327,12 @@ create or replace trigger zzz_documents_keep_rest
     before update on krai_core.documents for each row
     when (current_setting('krai_core.writer', true) = 'migration')
     execute function krai_core._tg_documents_keep_rest();
-create or replace trigger documents_200_close_runs
+create or replace trigger documents_200_inserted
+    after insert on krai_core.documents referencing new table as after_rows
+    for each statement execute function krai_core._tg_documents_inserted();
+create or replace trigger documents_200_edited
     after update on krai_core.documents referencing old table as before_rows new table as after_rows
-    for each statement execute function krai_core._tg_documents_close_runs();
+    for each statement execute function krai_core._tg_documents_edited();
 create or replace trigger documents_400_delete_runs
     after delete on krai_core.documents referencing old table as before_rows
     for each statement execute function krai_core._tg_documents_delete_runs();

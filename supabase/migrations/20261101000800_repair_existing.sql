@@ -1,4 +1,5 @@
--- Per-stage document tracking: repairs the documents that are there already, in id order, in batches with a commit each.
+-- Per-stage document tracking: repairs the documents that are there already, in id order, in batches with a commit each; then
+-- their stages that are ready become ready runs, so that workers find them.
 -- Interrupted, it goes on where it was when it is run again; it may be run at any time, and while others work.
 --
 -- It must not run inside a transaction, and where an editor sends all of a file at once, its statements are run one at a
@@ -31,6 +32,28 @@ begin
         commit;
     end loop;
     raise notice '% documents repaired', v_total;
+end $$;
+
+do $$
+declare
+    v_total bigint := 0;
+    v_filled integer;
+    v_waits integer := 0;
+begin
+    loop
+        begin
+            v_filled := krai_core.fill_ready_runs(1000);
+            v_waits := 0;
+        exception when lock_not_available then
+            -- Somebody holds a document for long. The workers go on with it, if it is not over in a few seconds.
+            v_waits := v_waits + 1;
+            v_filled := 0;
+        end;
+        v_total := v_total + v_filled;
+        commit;
+        exit when v_filled = 0 and v_waits not between 1 and 9;
+    end loop;
+    raise notice '% documents looked at for ready runs', v_total;
 end $$;
 
 reset statement_timeout;

@@ -1,0 +1,457 @@
+-- Per-stage document tracking: what workers call. Any number of them, on any machines, with no coordinator but the database.
+--
+--   claim_stages      hands out ready runs; never waits, never hands one out twice
+--   heartbeat         renews many leases
+--   release_stages    gives runs back untouched
+--   reap              brings back what a dead worker held
+-- finish_stages, which reports many outcomes at once, is the next file.
+--
+-- Rules
+--   * A run is handed out when its stage is enabled and not paused, it is due, and the truth on the locked document still
+--     says that it is ready. Higher priority first, then the longest due.
+--   * Whoever is about to write the same document or run is passed over, not waited for.
+--   * The same claim id answers with the same runs, as far as they still run; a repeat that comes while the first still
+--     runs hears PT409 claim_in_progress, and repeats later.
+--   * A run whose lease is over, or that is longer at work than timeout_seconds, is lost: it goes back to the queue, and
+--     after max_attempts its stage ends as failed. claim_stages looks for such runs when ready ones do not fill the batch.
+--   * Commits of claim_stages and heartbeat do not wait for the disk, where the call is the whole transaction: after a crash
+--     of the server a claim that was lost is not there, the runs are ready, and its holder is refused.
+-- Lock order: documents and stage_runs in one go, those that are locked passed over; release_stages documents in id order.
+-- heartbeat locks stage_runs alone, in id order, and skips what is locked: who holds such a row writes a newer sign of life.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+
+create or replace function krai_core._stages_named(p_stage_name text) returns setof krai_core.stages
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_names text[] := array[p_stage_name];
+    v_name text;
+begin
+    if p_stage_name like '[%' then
+        begin
+            v_names := array(select jsonb_array_elements_text(p_stage_name::jsonb));
+        exception when invalid_text_representation then
+            null;
+        end;
+    elsif p_stage_name like '{%' then
+        begin
+            v_names := p_stage_name::text[];
+        exception when invalid_text_representation then
+            null;
+        end;
+    end if;
+    foreach v_name in array v_names loop
+        return next krai_core._stage_named(v_name);
+    end loop;
+end;
+$$;
+comment on function krai_core._stages_named(text) is
+'The rows of krai_core.stages of one name, or of an array of names given as text (["a", "b"] or {a,b}), in its order. Raises 22023 unknown_stage.';
+
+-- Planned once and by index; see _derive_ready_runs.
+create or replace function krai_core._claim_ready(p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
+returns jsonb
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_lease_seconds numeric := coalesce(p_lease_seconds, p_stage.lease_seconds);
+    -- A bound above every priority, so that the index is asked for the next level below.
+    v_level bigint := 2147483648;
+    v_answer jsonb := '[]';
+    v_level_answer jsonb;
+begin
+    -- Level by level: what is not due yet sorts behind what is due within its level only.
+    while jsonb_array_length(v_answer) < p_limit loop
+        select r.priority into v_level from krai_core.stage_runs r
+        where r.stage_name = p_stage.name and r.status = 'ready' and r.priority < v_level
+        order by r.priority desc limit 1;
+        exit when not found;
+        with picked as materialized (
+            select r.id, r.document_id, r.attempt, d.filename, d.stage_status -> p_stage.name as stage
+            from krai_core.stage_runs r
+            join krai_core.documents d on d.id = r.document_id
+            where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = v_level and r.available_at <= v_now
+              and coalesce(d.stage_status -> p_stage.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
+              and d.stage_status -> p_stage.name is distinct from '"completed"'
+              -- While the pipeline is being changed, the queue may be behind the truth.
+              and not exists (
+                  select from krai_core.stage_prerequisites p
+                  join krai_core.stages required on required.name = p.requires and required.enabled
+                  where p.stage_name = p_stage.name
+                    and coalesce(d.stage_status -> p.requires ->> 'status', '') not in ('completed', 'skipped')
+                    and d.stage_status -> p.requires is distinct from '"completed"')
+            order by r.stage_name, r.priority desc, r.available_at, r.id
+            limit p_limit - jsonb_array_length(v_answer)
+            for no key update of r, d skip locked
+        ),
+        kept as (
+            -- What a failed attempt has left in the column goes into its history.
+            update krai_core.stage_runs r
+            set progress = (p.stage ->> 'progress')::numeric, metadata = p.stage -> 'metadata'
+            from picked p
+            where p.stage ->> 'status' = 'failed' and jsonb_typeof(p.stage -> 'progress') = 'number' and r.id = (
+                select last.id from krai_core.stage_runs last
+                where last.document_id = p.document_id and last.stage_name = p_stage.name and last.status not in ('ready', 'running')
+                order by last.id desc limit 1)
+        ),
+        written as (
+            update krai_core.documents d
+            set stage_status = case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status else krai_core._repaired(d.stage_status) end
+                || jsonb_build_object(p_stage.name, krai_core._started_stage(
+                    case when jsonb_typeof(p.stage -> 'metadata') = 'object' then p.stage else krai_core._repaired_stage(p.stage) end, v_now))
+            from picked p
+            where d.id = p.document_id
+            returning d.id, d.stage_status -> p_stage.name -> 'metadata' as metadata
+        ),
+        opened as (
+            update krai_core.stage_runs r
+            set status = 'running', claim_id = p_claim_id, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
+                lease_seconds = v_lease_seconds, lease_expires_at = v_now + make_interval(secs => v_lease_seconds::double precision)
+            from picked p
+            where r.id = p.id
+        )
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'document_id', p.document_id, 'filename', p.filename, 'stage_name', p_stage.name,
+            'attempt', p.attempt, 'max_attempts', p_stage.max_attempts, 'claim_id', p_claim_id,
+            'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata)), '[]')
+        into v_level_answer
+        from picked p join written w on w.id = p.document_id;
+        v_answer := v_answer || v_level_answer;
+    end loop;
+    return v_answer;
+end;
+$$;
+comment on function krai_core._claim_ready(krai_core.stages, text, integer, numeric, uuid) is
+'Hands out up to p_limit ready runs of a stage; returns them as claim_stages does.';
+
+create or replace function krai_core._requeue_expired(p_stage krai_core.stages, p_limit integer, out o_requeued integer, out o_failed integer)
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_run krai_core.stage_runs;
+    v_stage_status jsonb;
+    v_stage jsonb;
+    v_why text;
+begin
+    o_requeued := 0;
+    o_failed := 0;
+    for v_run in
+        select r.* from krai_core.stage_runs r
+        join krai_core.documents d on d.id = r.document_id
+        where r.stage_name = p_stage.name and r.status = 'running'
+          and (r.lease_expires_at <= v_now or r.started_at + make_interval(secs => p_stage.timeout_seconds) <= v_now)
+        order by r.id limit p_limit
+        for no key update of r, d skip locked
+    loop
+        v_stage_status := krai_core._hold(v_run.document_id, p_stage.name);
+        v_stage := v_stage_status -> p_stage.name;
+        v_why := case when v_run.lease_expires_at <= v_now then 'the lease ended without a sign of life'
+                      else format('it took longer than %s seconds', p_stage.timeout_seconds) end
+            || coalesce(' (worker ' || v_run.worker || ')', '');
+        update krai_core.stage_runs r
+        set status = case when v_stage ->> 'status' = 'processing' then 'lost' else 'cancelled' end, finished_at = v_now,
+            error = case when v_stage ->> 'status' = 'processing' then v_why else 'stage_status was written without its triggers' end
+        where r.id = v_run.id;
+        if v_stage ->> 'status' <> 'processing' then
+            perform krai_core._derive_ready_runs(array[v_run.document_id], array[p_stage.name]);
+        elsif v_run.attempt < p_stage.max_attempts then
+            perform krai_core._keep_last_run(v_run.document_id, p_stage.name, v_stage);
+            perform krai_core._write(v_run.document_id, v_stage_status || jsonb_build_object(p_stage.name, krai_core._pending_stage()),
+                array[p_stage.name]);
+            o_requeued := o_requeued + 1;
+        else
+            perform krai_core._write(v_run.document_id, v_stage_status || jsonb_build_object(p_stage.name, krai_core._closed_stage(
+                v_stage, 'failed', format('given up after %s of %s attempts: %s', v_run.attempt, p_stage.max_attempts, v_why),
+                '{}', v_run.started_at, v_now)));
+            o_failed := o_failed + 1;
+        end if;
+    end loop;
+end;
+$$;
+comment on function krai_core._requeue_expired(krai_core.stages, integer) is
+'Closes up to p_limit runs of a stage whose lease or timeout is over as lost. Returns how many went back to the queue, and how many ended as failed because no attempt is left.';
+
+create or replace function krai_core.claim_stages(
+    p_stage_name text,
+    p_worker text,
+    p_limit integer default 1,
+    p_lease_seconds numeric default null,
+    p_claim_id uuid default null
+) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_claim_id uuid := coalesce(p_claim_id, gen_random_uuid());
+    v_worker text := left(p_worker, 200);
+    v_stage krai_core.stages;
+    v_answer jsonb := '[]';
+    v_left integer := krai_core._checked_limit(p_limit, 1000);
+begin
+    perform krai_core._checked_lease(p_lease_seconds);
+    if current_setting('request.path', true) = '/rpc/claim_stages' then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+    if p_claim_id is not null then
+        if not pg_try_advisory_xact_lock(hashtextextended(p_claim_id::text, 0)) then
+            perform krai_core._raise('PT409', 'claim_in_progress', format('the first call with claim id %s is not over yet', p_claim_id),
+                jsonb_build_object('claim_id', p_claim_id), 'Repeat the call in a moment: it answers with the runs of the first.');
+        end if;
+        perform from krai_core.stage_runs r where r.claim_id = p_claim_id limit 1;
+        if found then
+            return krai_core._claimed(p_claim_id);
+        end if;
+    end if;
+    for v_stage in select * from krai_core._stages_named(p_stage_name) loop
+        exit when v_left = 0;
+        continue when v_stage.paused or not v_stage.enabled;
+        v_answer := v_answer || krai_core._claim_ready_or_expired(v_stage, v_worker, v_left, p_lease_seconds, v_claim_id);
+        v_left := p_limit - jsonb_array_length(v_answer);
+    end loop;
+    return v_answer;
+end;
+$$;
+comment on function krai_core.claim_stages(text, text, integer, numeric, uuid) is
+'Hands out up to p_limit ready runs to a worker: marks the stages as processing and opens their leases. Never waits.
+p_stage_name: a stage, or an array of stages in order of preference as text: ["a", "b"]. p_worker: name to show for who works on it. p_limit: 1 to 1000. p_lease_seconds: more than 0, at most 604800; null: that of the stage. p_claim_id: credential of the runs, made by the client, so that the call can be repeated: it answers with the same runs, as far as they still run. Returns an array of {document_id, filename, stage_name, attempt, max_attempts, claim_id, lease_ms, metadata}; [] when nothing is ready. Runs whose lease is over are taken when ready ones do not fill the batch. Raises 22023 unknown_stage, invalid_limit or invalid_lease, PT409 claim_in_progress while the first call with the claim id still runs. As an rpc of its own its commit does not wait for the disk.';
+
+create or replace function krai_core._claim_ready_or_expired(p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
+returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_answer jsonb := krai_core._claim_ready(p_stage, p_worker, p_limit, p_lease_seconds, p_claim_id);
+    v_left integer := p_limit - jsonb_array_length(v_answer);
+begin
+    if v_left > 0 and (krai_core._requeue_expired(p_stage, v_left)).o_requeued > 0 then
+        v_answer := v_answer || krai_core._claim_ready(p_stage, p_worker, v_left, p_lease_seconds, p_claim_id);
+    end if;
+    return v_answer;
+end;
+$$;
+comment on function krai_core._claim_ready_or_expired(krai_core.stages, text, integer, numeric, uuid) is
+'As _claim_ready; where ready runs do not fill the batch, those whose lease is over come back first.';
+
+create or replace function krai_core._claimed(p_claim_id uuid) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'document_id', r.document_id, 'filename', d.filename, 'stage_name', r.stage_name,
+            'attempt', r.attempt, 'max_attempts', s.max_attempts, 'claim_id', p_claim_id,
+            'lease_ms', greatest(round(extract(epoch from r.lease_expires_at - clock_timestamp()) * 1000), 0),
+            'metadata', d.stage_status -> r.stage_name -> 'metadata') order by r.priority desc, r.available_at, r.id), '[]')
+        from krai_core.stage_runs r
+        join krai_core.documents d on d.id = r.document_id
+        join krai_core.stages s on s.name = r.stage_name
+        where r.claim_id = p_claim_id and r.status = 'running');
+end;
+$$;
+comment on function krai_core._claimed(uuid) is 'The runs of a claim that still run, as claim_stages returns them.';
+
+create or replace function krai_core._checked_lease(p_lease_seconds numeric) returns numeric
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    if p_lease_seconds <= 0 or p_lease_seconds > 604800 then
+        perform krai_core._raise('22023', 'invalid_lease', format('a lease of %s seconds is out of range', p_lease_seconds),
+            jsonb_build_object('lease_seconds', p_lease_seconds::text), 'Pass more than 0 and at most 604800 seconds (a week), or null for the stage''s own.');
+    end if;
+    return p_lease_seconds;
+end;
+$$;
+comment on function krai_core._checked_lease(numeric) is 'The lease; raises 22023 invalid_lease unless it is null, or more than 0 and at most 604800 seconds.';
+
+create or replace function krai_core.get_next_document(p_stage_name text, p_worker text default null, p_claim_id uuid default null) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_stage krai_core.stages := krai_core._stage_named(p_stage_name);
+    v_claimed jsonb := krai_core.claim_stages(p_stage_name, p_worker, 1, greatest(v_stage.lease_seconds, 3600), p_claim_id);
+begin
+    return (select to_jsonb(d) from krai_core.documents d where d.id = (v_claimed -> 0 ->> 'document_id')::uuid);
+end;
+$$;
+comment on function krai_core.get_next_document(text, text, uuid) is
+'Hands out the next ready document of a stage to a caller that sends no heartbeats: the whole row of krai_core.documents as an object, or null when nothing is ready.
+The stage is processing then, with a lease of at least an hour, renewed by progress. p_claim_id as for claim_stages. Raises 22023 unknown_stage, PT409 claim_in_progress.';
+
+create or replace function krai_core._checked_runs(p_call text, p_runs jsonb)
+returns table (n bigint, document_id uuid, stage_name text, claim_id uuid, run jsonb)
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    if jsonb_typeof(p_runs) is distinct from 'array' or exists (
+        select from jsonb_array_elements(p_runs) r
+        where jsonb_typeof(r) <> 'object'
+           or coalesce(r ->> 'document_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
+           or coalesce(r ->> 'claim_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
+           or r ->> 'stage_name' is null
+    ) then
+        perform krai_core._raise('22023', 'invalid_runs', format('%s takes an array of objects with document_id, stage_name and claim_id', p_call), '{}',
+            'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>"}, ...].');
+    end if;
+    return query
+        select r.n, (r.run ->> 'document_id')::uuid, r.run ->> 'stage_name', (r.run ->> 'claim_id')::uuid, r.run
+        from jsonb_array_elements(p_runs) with ordinality r (run, n);
+end;
+$$;
+comment on function krai_core._checked_runs(text, jsonb) is
+'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
+
+create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_answer jsonb;
+begin
+    if current_setting('request.path', true) = '/rpc/heartbeat' then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+    with asked as materialized (
+        select * from krai_core._checked_runs('heartbeat', p_runs)
+    ),
+    free as (
+        select r.id from krai_core.stage_runs r
+        join asked a on a.document_id = r.document_id and a.stage_name = r.stage_name and a.claim_id = r.claim_id
+        where r.status = 'running'
+        order by r.id
+        for no key update of r skip locked
+    ),
+    renewed as (
+        update krai_core.stage_runs r
+        set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
+        from free f
+        where r.id = f.id
+    )
+    select jsonb_build_object(
+        'alive', coalesce(jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000)) order by a.n) filter (where r.status = 'running'), '[]'),
+        'lost', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status is null or r.status not in ('running', 'cancelled')), '[]'),
+        'cancelled', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status = 'cancelled'), '[]'))
+    into v_answer
+    from asked a
+    left join krai_core.stage_runs r
+        on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id;
+    return v_answer;
+end;
+$$;
+comment on function krai_core.heartbeat(jsonb) is
+'Renews the leases of many runs in one call.
+p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]}, each an array of the objects given: alive runs are held for another lease, whose length in milliseconds is added as lease_ms, lost ones were closed, cancelled ones were taken away on purpose; stop the work on both. Safe to repeat. Raises 22023 invalid_runs. As an rpc of its own its commit does not wait for the disk.';
+
+create or replace function krai_core.release_stages(p_runs jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_asked record;
+    v_stage_status jsonb;
+    v_stage jsonb;
+    v_run krai_core.stage_runs;
+    v_released jsonb := '[]';
+    v_lost jsonb := '[]';
+begin
+    perform from krai_core.documents d
+    where d.id in (select a.document_id from krai_core._checked_runs('release_stages', p_runs) a)
+    order by d.id for no key update;
+    for v_asked in select * from krai_core._checked_runs('release_stages', p_runs) loop
+        select * into v_run from krai_core.stage_runs r
+        where r.document_id = v_asked.document_id and r.stage_name = v_asked.stage_name and r.claim_id = v_asked.claim_id;
+        if v_run.status = 'running' then
+            v_stage_status := krai_core._hold(v_asked.document_id, v_asked.stage_name);
+            v_stage := v_stage_status -> v_asked.stage_name;
+            update krai_core.stage_runs r
+            set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true
+            where r.id = v_run.id;
+            if v_stage ->> 'status' = 'processing' then
+                v_stage := krai_core._pending_stage() || jsonb_build_object('metadata', v_stage -> 'metadata');
+            end if;
+            perform krai_core._write(v_asked.document_id, v_stage_status || jsonb_build_object(v_asked.stage_name, v_stage),
+                array[v_asked.stage_name]);
+        end if;
+        if v_run.status = 'running' or v_run.status = 'released' and v_run.closed_by_holder then
+            v_released := v_released || jsonb_build_array(v_asked.run);
+        else
+            v_lost := v_lost || jsonb_build_array(v_asked.run);
+        end if;
+    end loop;
+    return jsonb_build_object('released', v_released, 'lost', v_lost);
+end;
+$$;
+comment on function krai_core.release_stages(jsonb) is
+'Gives runs back that were claimed and not worked on: their stages are pending again, keep their place in the queue, and no attempt counts.
+p_runs: array of {document_id, stage_name, claim_id}. Returns {"released": [...], "lost": [...]}, each an array of the objects given; lost ones were closed by somebody else before. Safe to repeat. Raises 22023 invalid_runs.';
+
+create or replace function krai_core.reap(p_limit integer default 1000) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_stage krai_core.stages;
+    v_expired record;
+    v_left integer := krai_core._checked_limit(p_limit, 100000);
+    v_requeued integer := 0;
+    v_failed integer := 0;
+    v_filled integer := 0;
+begin
+    for v_stage in select * from krai_core.stages s order by s.position loop
+        exit when v_left = 0;
+        v_expired := krai_core._requeue_expired(v_stage, v_left);
+        v_requeued := v_requeued + v_expired.o_requeued;
+        v_failed := v_failed + v_expired.o_failed;
+        v_left := v_left - v_expired.o_requeued - v_expired.o_failed;
+    end loop;
+    begin
+        v_filled := krai_core.fill_ready_runs(p_limit);
+    exception when lock_not_available then
+        -- Somebody holds a document for long: the next call tries it again.
+        raise warning 'ready runs were not filled: %', sqlerrm;
+    end;
+    perform krai_core._renew_default();
+    return jsonb_build_object('requeued', v_requeued, 'failed', v_failed, 'filled', v_filled);
+end;
+$$;
+comment on function krai_core.reap(integer) is
+'What has to be done now and then, by cron or by a worker: runs whose lease or timeout is over go back to the queue, or end as failed when no attempt is left; ready runs follow a changed pipeline (fill_ready_runs).
+p_limit: at most so many runs, and documents to look at; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs, documents. Never waits for runs that somebody is writing. Raises 22023 invalid_limit.';
+
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_stages_named', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease', '_checked_runs',
+            'claim_stages', 'get_next_document', 'heartbeat', 'release_stages', 'reap'])
+    loop
+        execute format('revoke execute on function %s from public, anon, authenticated', v_function);
+        execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+end $$;
+
+commit;

@@ -1,0 +1,219 @@
+-- Per-stage document tracking: many outcomes in one call.
+--
+--   finish_stages     complete, fail, skip and progress of many runs, each answered on its own
+--
+-- Rules
+--   * An outcome has the effect and the answer of the single call with the same claim id; one that is refused changes
+--     nothing and hinders no other.
+--   * The usual ones, each for a running run of its own whose stage is in shape, are written together: one update of the
+--     documents, with one patch per document however many of its stages are among them, and one of the runs. The others,
+--     such as repeats and late ones, take the way of the single calls.
+-- Lock order: documents in id order, then stage_runs; what the runs say is asked in a later statement than the one that waits.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+
+-- Planned once and by index; see _derive_ready_runs.
+create or replace function krai_core._finish_usual(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_touched uuid[];
+    v_finished text[];
+    v_failed text[];
+begin
+    perform set_config('krai_core.writer', 'tracker', true);
+    with asked as materialized (
+        select a.n, a.document_id, a.stage_name, a.outcome, coalesce(nullif(a.metadata, 'null'), '{}') as metadata, a.error, coalesce(a.retry, false) as retry,
+            a.reason, a.progress, r.id as run_id, r.attempt, r.started_at, r.lease_seconds, d.stage_status -> a.stage_name as stage
+        from rows from (jsonb_to_recordset(p_outcomes) as (
+            document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
+            progress numeric)) with ordinality
+            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, n)
+        join krai_core.stage_runs r
+            on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id and r.status = 'running'
+        join krai_core.documents d on d.id = a.document_id
+        where jsonb_typeof(d.stage_status) = 'object'
+          and coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
+          and (a.progress between 0 and 100 or a.progress is null)
+          and d.stage_status -> a.stage_name @@ '$.status == "processing" && $.metadata.type() == "object"
+              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
+    ),
+    usual as materialized (
+        select a.*, case when a.outcome = 'failed' and a.retry then krai_core._retry_at(a.stage_name, a.attempt, v_now) end as retry_at
+        from asked a
+        where (select count(*) from asked twice where twice.run_id = a.run_id) = 1
+    ),
+    written as (
+        update krai_core.documents d
+        set stage_status = d.stage_status || patch.stages
+        from (
+            select u.document_id, jsonb_object_agg(u.stage_name, case u.outcome
+                when 'progress' then u.stage || jsonb_build_object(
+                    'progress', coalesce(to_jsonb(trim_scale(u.progress)), u.stage -> 'progress'),
+                    'metadata', u.stage -> 'metadata' || u.metadata)
+                else krai_core._closed_stage(u.stage, u.outcome, u.error,
+                    case u.outcome when 'skipped' then krai_core._skip_metadata(u.reason) else u.metadata end, u.started_at, v_now)
+                end) as stages
+            from usual u
+            group by u.document_id
+        ) patch
+        where d.id = patch.document_id
+    ),
+    closed as (
+        update krai_core.stage_runs r
+        set status = u.outcome, finished_at = v_now, closed_by_holder = true, retry_at = u.retry_at,
+            error = case when u.outcome = 'failed' then krai_core._kept_error(u.error) end
+        from usual u
+        where r.id = u.run_id and u.outcome <> 'progress'
+    ),
+    renewed as (
+        update krai_core.stage_runs r
+        set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => u.lease_seconds::double precision)
+        from usual u
+        where r.id = u.run_id and u.outcome = 'progress'
+    )
+    select array_agg(u.n),
+        jsonb_object_agg(u.n, krai_core._iso(u.retry_at)) filter (where u.retry_at is not null),
+        array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null),
+        array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')),
+        array_agg(distinct u.stage_name) filter (where u.retry_at is not null)
+    into o_done, o_retries, v_touched, v_finished, v_failed
+    from usual u;
+    perform set_config('krai_core.writer', '', true);
+    if v_touched is not null then
+        perform krai_core._derive_ready_runs(v_touched, krai_core._touched_by(v_finished) || v_failed, true);
+    end if;
+end;
+$$;
+comment on function krai_core._finish_usual(jsonb) is
+'Writes those outcomes that belong to a running run of their own and a stage in shape; the documents must be locked by the caller. Returns their places in the array, from 1, and {"<place>": time of the automatic retry}.';
+
+create or replace function krai_core._finish_one(p_outcome jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_document_id uuid := (p_outcome ->> 'document_id')::uuid;
+    v_claim_id uuid := (p_outcome ->> 'claim_id')::uuid;
+    v_stage_name text := p_outcome ->> 'stage_name';
+    v_to text := p_outcome ->> 'outcome';
+    v_retry_at timestamptz;
+    v_done boolean;
+    v_state text;
+    v_message text;
+    v_detail text;
+    v_hint text;
+begin
+    if v_to = 'progress' then
+        v_done := krai_core.update_stage_progress(v_document_id, v_stage_name, (p_outcome ->> 'progress')::numeric, p_outcome -> 'metadata', v_claim_id);
+    else
+        v_done := krai_core._close_stage(v_document_id, v_stage_name, v_to, p_outcome ->> 'error',
+            case v_to when 'skipped' then krai_core._skip_metadata(p_outcome ->> 'reason') else p_outcome -> 'metadata' end,
+            v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
+        select r.retry_at into v_retry_at from krai_core.stage_runs r
+        where r.document_id = v_document_id and r.stage_name = v_stage_name and r.claim_id = v_claim_id;
+    end if;
+    if not v_done then
+        return jsonb_build_object('ok', false, 'error', 'conflict',
+            'message', format('stage %s of document %s was finished by somebody else', v_stage_name, v_document_id), 'hint', 'Nothing was changed.');
+    end if;
+    return jsonb_build_object('ok', true)
+        || case when v_retry_at is null then '{}' else jsonb_build_object('next_retry_at', krai_core._iso(v_retry_at)) end;
+exception when sqlstate 'PT404' or sqlstate 'PT409' or sqlstate '22023' then
+    get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    if v_detail not like '{%' then
+        raise;
+    end if;
+    return v_detail::jsonb || jsonb_build_object('ok', false, 'code', v_state, 'message', v_message, 'hint', v_hint);
+end;
+$$;
+comment on function krai_core._finish_one(jsonb) is 'Writes one outcome like the single call, and answers instead of raising.';
+
+create or replace function krai_core._checked_outcomes(p_outcomes jsonb) returns uuid[]
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_bad record;
+    v_ids uuid[];
+begin
+    if jsonb_typeof(p_outcomes) = 'array' then
+        select o.n, o.outcome into v_bad from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
+        where jsonb_typeof(o.outcome) <> 'object' or o.outcome ->> 'stage_name' is null or o.outcome ->> 'claim_id' is null
+           or o.outcome ->> 'document_id' is null
+           or coalesce(o.outcome ->> 'outcome', '') not in ('completed', 'failed', 'skipped', 'progress')
+        limit 1;
+        if not found then
+            begin
+                return array(
+                    select a.document_id from jsonb_to_recordset(p_outcomes) as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
+                    where a.claim_id is not null);
+            exception when data_exception then
+                select null::bigint as n, to_jsonb(sqlerrm) as outcome into v_bad;
+            end;
+        end if;
+    end if;
+    perform krai_core._raise('22023', 'invalid_outcomes',
+        case when jsonb_typeof(p_outcomes) is distinct from 'array' then 'outcomes are not a JSON array'
+             else format('outcome %s cannot be read: %s', coalesce(v_bad.n::text, ''), left(v_bad.outcome::text, 200)) end,
+        jsonb_build_object('place', v_bad.n),
+        'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", "outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
+end;
+$$;
+comment on function krai_core._checked_outcomes(jsonb) is 'The document ids of outcomes; raises 22023 invalid_outcomes for anything else.';
+
+create or replace function krai_core.finish_stages(p_outcomes jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_ids uuid[] := krai_core._checked_outcomes(p_outcomes);
+    v_usual record;
+    v_answers jsonb[];
+    v_place integer;
+begin
+    if v_ids = '{}' then
+        return '[]';
+    end if;
+    perform from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update;
+    v_usual := krai_core._finish_usual(p_outcomes);
+    v_answers := array_fill('{"ok": true}'::jsonb, array[cardinality(v_ids)]);
+    for v_place in select (jsonb_object_keys(v_usual.o_retries))::integer loop
+        v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);
+    end loop;
+    for v_place in select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1 loop
+        v_answers[v_place] := krai_core._finish_one(p_outcomes -> (v_place - 1));
+    end loop;
+    return to_jsonb(v_answers);
+end;
+$$;
+comment on function krai_core.finish_stages(jsonb) is
+'Reports what became of many runs in one call; each outcome is answered on its own, as the single call with its claim id would.
+p_outcomes: array of {document_id, stage_name, claim_id, outcome, metadata?, error?, retry?, reason?, progress?}. outcome: completed, failed, skipped or progress. metadata: object, merged. error, retry: of failed, as in fail_stage. reason: of skipped. progress: percent, 0 to 100. Returns an array in the same order: {"ok": true}, with next_retry_at where a failed one is tried again, or {"ok": false, "error": word, "message", "hint", ...} with the words of the single calls (lease_lost, conflict, unknown_document, unknown_stage, invalid_metadata, invalid_progress); that one changed nothing then. Safe to repeat. Raises 22023 invalid_outcomes, with no change at all, when an outcome has no ids, no claim id or no such outcome.';
+
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_finish_usual', '_finish_one', '_checked_outcomes', 'finish_stages'])
+    loop
+        execute format('revoke execute on function %s from public, anon, authenticated', v_function);
+        execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+end $$;
+
+commit;
