@@ -1,4 +1,4 @@
-"""Run a benchmark of this folder: ./dev bench NAME [--quick] [--json FILE].
+"""Run a benchmark of this folder: ./dev bench NAME [--quick] [--only PART,PART] [--json FILE].
 
 A benchmark is a module with a docstring and ``def run(bench: Bench) -> None``, which adds one result a figure:
 
@@ -8,7 +8,8 @@ A benchmark is a module with a docstring and ``def run(bench: Bench) -> None``, 
         for call in bench.progress(calls, "seed calls"):
             bench.add("start_stage, p50", 1.2, "ms", baseline=0.9, ratio=1.33, target="at most 2.0 times", ok=True)
 
-It prints a table of them. The JSON file holds a list of the same, one object a figure with the keys name, value, unit,
+It prints a table of them. A benchmark that can do some of its parts alone has PARTS, groups of names, and asks
+``bench.wants``. The JSON file holds a list of the same, one object a figure with the keys name, value, unit,
 baseline, ratio, target and ok. The exit code is 1 when any figure misses its target.
 """
 
@@ -20,7 +21,7 @@ import os
 import pkgutil
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -59,13 +60,23 @@ class Bench:
 
     Attributes:
         quick: whether fewer repetitions are wanted, to see that it works.
+        only: the parts that are wanted; none: all of them.
         results: the figures so far, in their order.
     """
 
-    def __init__(self, *, quick: bool, console: Console) -> None:
+    def __init__(self, *, quick: bool, console: Console, only: Collection[str] = ()) -> None:
         self.quick = quick
+        self.only = frozenset(only)
         self.results: list[Result] = []
         self._console = console
+
+    def wants(self, part: str, group: Collection[str]) -> bool:
+        """Say whether a part is wanted: it is named, or nothing of its group is."""
+        return part in self.only or self.only.isdisjoint(group)
+
+    def say(self, text: str) -> None:
+        """Tell the user what happens."""
+        self._console.print(text, markup=False, highlight=False)
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Go through items under a progress bar.
@@ -148,6 +159,7 @@ def main() -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: shows that it works, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
+    parser.add_argument("--only", default="", metavar="PART,PART", help="some parts of a benchmark that has such")
     options = parser.parse_args()
     console = Console()
     if options.name not in names:
@@ -157,10 +169,16 @@ def main() -> int:
         )
         return 2
     module: Module = importlib.import_module(f"benchmarks.{options.name}")
+    parts = {part for group in getattr(module, "PARTS", ()) for part in group}
+    only = {part for part in options.only.split(",") if part}
+    if only - parts:
+        known = f"There are: {', '.join(sorted(parts))}." if parts else f"{options.name} has no parts."
+        console.print(f"There is no part {', '.join(sorted(only - parts))}.", known)
+        return 2
     if options.json:
         # Found out now and not after minutes of measuring.
         options.json.touch()
-    bench = Bench(quick=options.quick, console=console)
+    bench = Bench(quick=options.quick, console=console, only=only)
     module.run(bench)
     console.print(table(options.name, bench.results))
     if options.json:

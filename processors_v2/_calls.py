@@ -21,6 +21,13 @@ from processors_v2._models import DocumentStatus, Stage, StageCounts, StageStatu
 
 T = TypeVar("T")
 
+_STAGES = """
+select coalesce(jsonb_agg(to_jsonb(s) || jsonb_build_object('requires', (
+    select coalesce(jsonb_agg(jsonb_build_object('requires', p.requires)), '[]')
+    from krai_core.stage_prerequisites p where p.stage_name = s.name
+)) order by s.position), '[]') from krai_core.stages s
+"""
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
 
@@ -34,12 +41,18 @@ class Call(Generic[T]):
         arguments: Arguments of the function; None: read the view.
         parse: Makes the result of the decoded answer.
         repeatable: True when the call may be sent again without harm after an answer was lost.
+        sql: The same as one query, where the path is a view.
     """
 
     path: str
     arguments: Mapping[str, Any] | None
     parse: Callable[[Any], T]
     repeatable: bool
+    sql: str = ""
+
+
+class TextArray(list[str]):
+    """An argument of type text[]; other lists are jsonb."""
 
 
 def document_id(value: str | uuid.UUID) -> str:
@@ -278,7 +291,7 @@ def list_stages() -> Call[list[Stage]]:
         ]
 
     query = "select=*,requires:stage_prerequisites!stage_prerequisites_stage_name_fkey(requires)&order=position"
-    return Call(f"stages?{query}", None, parse, repeatable=True)
+    return Call(f"stages?{query}", None, parse, repeatable=True, sql=_STAGES)
 
 
 def error_text(error: BaseException) -> str:

@@ -142,6 +142,7 @@ _BY_CODE: tuple[tuple[str, type[StageTrackerError], str], ...] = (
     ("PGRST20", MigrationMissing, _NOT_MIGRATED),
     ("42883", MigrationMissing, _NOT_MIGRATED),
     ("42P01", MigrationMissing, _NOT_MIGRATED),
+    ("3F000", MigrationMissing, _NOT_MIGRATED),
     ("42501", AccessDenied, _DENIED),
     ("PGRST30", AccessDenied, _DENIED),
     ("22", InvalidArgument, ""),
@@ -162,13 +163,26 @@ def from_answer(status: int, body: object) -> StageTrackerError:
     details = _as_mapping(answer.get("details"))
     word = details.pop("error", None)
     if isinstance(word, str) and word in _BY_WORD:
-        return _BY_WORD[word](message, hint=hint, code=code, error=word, details=details)
+        return from_word({**details, "message": message, "hint": hint, "error": word}, code)
     for prefix, kind, remedy in _BY_CODE:
         if code.startswith(prefix):
             return kind(message, hint=remedy or hint, code=code, details=details)
     if status in {401, 403}:
         return AccessDenied(message, hint=_DENIED, code=code, details=details)
     return StageTrackerError(message, hint=hint, code=code, details=details)
+
+
+def from_word(answer: Mapping[str, Any], code: str | None = None) -> StageTrackerError:
+    """Return the exception for an error that has a machine word, such as one in the answer of finish_stages.
+
+    Args:
+        answer: error (the word), message, hint and further values.
+        code: SQLSTATE, where it is known.
+    """
+    word = answer.get("error")
+    details = {name: value for name, value in answer.items() if name not in {"ok", "error", "message", "hint"}}
+    kind = _BY_WORD.get(str(word), StageTrackerError)
+    return kind(str(answer.get("message")), hint=answer.get("hint"), code=code, error=word, details=details)
 
 
 def _as_mapping(details: object) -> dict[str, Any]:

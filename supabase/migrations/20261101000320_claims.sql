@@ -81,6 +81,7 @@ begin
         where r.stage_name = p_stage.name and r.status = 'ready' and r.priority < v_level
         order by r.priority desc limit 1;
         exit when not found;
+        perform set_config('krai_core.writer', 'tracker', true);
         with picked as materialized (
             select r.id, r.document_id, r.attempt, d.filename, d.stage_status -> p_stage.name as stage
             from krai_core.stage_runs r
@@ -131,6 +132,7 @@ begin
             'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata)), '[]')
         into v_level_answer
         from picked p join written w on w.id = p.document_id;
+        perform set_config('krai_core.writer', '', true);
         v_answer := v_answer || v_level_answer;
     end loop;
     return v_answer;
