@@ -1,0 +1,116 @@
+"""How fast one worker drains 10,000 no-op stage runs, beside bare SQL and the peers, on one embedded Postgres.
+
+The lanes drain in turns, so that all meet the same noise: the floor and the table of two columns (see _drain/floor.py), the
+tracker over a Postgres connection and through PostgREST, each in batches of 1, 10, 100 and 500. The peers, each with its
+own fast settings (see _drain/peer_*.py), drain one after the other. What has a target is measured in three rounds, and its
+ratio is the median of the rounds' ratios.
+
+--only takes some of floor, two_columns, direct, postgrest, procrastinate, pgqueuer, dbos, and of the batches 1, 10, 100,
+500: --only floor,direct,100
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any
+
+from benchmarks.__main__ import Bench
+from benchmarks._drain import peers
+from benchmarks._drain.floor import BareTable, Floor
+from benchmarks._drain.lanes import Lane, race
+from benchmarks._drain.ours import Ours
+from processors_v2.local import LocalSupabase
+
+LANES: dict[str, Callable[[LocalSupabase], Lane[Any]]] = {
+    "floor": Floor,
+    "two_columns": BareTable,
+    "direct": Ours.direct,
+    "postgrest": Ours.postgrest,
+}
+WHO = (*LANES, *dict.fromkeys(peer.package for peer in peers.PEERS))
+BATCHES = {"100": 100, "1": 1, "10": 10, "500": 500}
+PARTS = (WHO, tuple(BATCHES))
+
+# The batch that has targets, and is run in every round.
+MEASURED = 100
+ROUNDS = 3
+JOBS = 10_000
+TURNS = 10
+
+# Who, beside whom, and how many times as fast it has to be.
+TARGETS = {
+    ("direct", "floor"): 0.55,
+    ("direct", "procrastinate"): 8.0,
+    ("direct", "dbos"): 2.5,
+    ("PostgREST", "direct"): 0.7,
+}
+BESIDE = (*TARGETS, ("direct", "pgqueuer, durable"), ("direct", "pgqueuer, volatile"), ("two columns", "floor"))
+
+# Jobs per second by name: of one race of the lanes, or of one peer.
+Rates = dict[str, float]
+Step = tuple[int, int, Callable[[], Rates]]
+
+
+def run(bench: Bench) -> None:
+    """Run all rounds, and report."""
+    measured: dict[int, dict[int, Rates]] = defaultdict(lambda: defaultdict(dict))
+    with LocalSupabase() as local, ExitStack() as open_lanes:
+        lanes = [open_lanes.enter_context(closing(LANES[name](local))) for name in LANES if bench.wants(name, WHO)]
+        for number, batch, step in bench.progress(plan(bench, local, lanes), "drains"):
+            measured[batch][number].update(step())
+    for batch in sorted(measured):
+        report(bench, batch, list(measured[batch].values()))
+
+
+def plan(bench: Bench, local: LocalSupabase, lanes: list[Lane[Any]]) -> list[Step]:
+    """List what is to be drained: the round, the batch, and how."""
+    jobs, turns, rounds = (JOBS // 20, 2, 1) if bench.quick else (JOBS, TURNS, ROUNDS)
+    steps: list[Step] = []
+    for name, batch in BATCHES.items():
+        numbers = range(rounds if batch == MEASURED else 1)
+        if lanes and bench.wants(name, BATCHES):
+            steps += [(number, batch, partial(race, lanes, jobs, batch, turns)) for number in numbers]
+        if batch == MEASURED:
+            wanted = [peer for peer in peers.PEERS if bench.wants(peer.package, WHO)]
+            steps += [
+                (number, batch, partial(drain_peer, bench, local, peer, jobs)) for number in numbers for peer in wanted
+            ]
+    # By rounds, so that those who are compared in a round are close to each other in time.
+    return sorted(steps, key=lambda step: (step[1] != MEASURED, step[0]))
+
+
+def drain_peer(bench: Bench, local: LocalSupabase, peer: peers.Peer, jobs: int) -> Rates:
+    """Let a peer drain; when it cannot, say so and go on without it."""
+    try:
+        drained = peers.drain(local, peer, jobs)
+    except peers.PeerFailed as failure:
+        bench.say(f"{peer.name} is left out: {failure}")
+        return {}
+    return {peer.name: drained.jobs / drained.seconds}
+
+
+def report(bench: Bench, batch: int, rounds: list[Rates]) -> None:
+    """Add the figures of one size of batches."""
+    names = dict.fromkeys(name for rates in rounds for name in rates)
+    peer_names = {peer.name for peer in peers.PEERS}
+    for name in names:
+        label = name if name in peer_names else f"{name}, batch {batch}"
+        bench.add(label, statistics.median(rates[name] for rates in rounds if name in rates), "1/s")
+    for who, other in BESIDE:
+        pairs = [(rates[who], rates[other]) for rates in rounds if who in rates and other in rates]
+        if not pairs:
+            continue
+        ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+        value, baseline = (statistics.median(column) for column in zip(*pairs, strict=True))
+        wanted = TARGETS.get((who, other)) if batch == MEASURED and not bench.quick else None
+        bench.add(
+            f"{who} beside {other}, batch {batch}",
+            value,
+            "1/s",
+            baseline,
+            ratio,
+            None if wanted is None else f"at least {wanted:g} times",
+            None if wanted is None else ratio >= wanted,
+        )
