@@ -4,6 +4,7 @@ One function here is one SQL function or view there, under the same name; what i
 comment on the SQL function.
 """
 
+import datetime as dt
 import decimal
 import enum
 import json
@@ -120,7 +121,7 @@ def start_stage(
     arguments = {
         "p_document_id": document,
         "p_stage_name": stage,
-        "p_worker": None if worker is None else _json.storable_text(worker),
+        "p_worker": _text(worker),
         "p_lease_seconds": lease_seconds,
     }
     # Without a claim id the repeat of a start that took effect is told that the stage is held.
@@ -158,14 +159,16 @@ def fail_stage(
     error: object,
     metadata: Mapping[str, Any] | None = None,
     claim_id: uuid.UUID | None = None,
+    *,
+    retry: bool = False,
 ) -> Call[bool]:
     """krai_core.fail_stage; an exception may be given as the error."""
-    text = error_text(error) if isinstance(error, BaseException) else None if error is None else str(error)
     arguments = {
         "p_document_id": document,
         "p_stage_name": stage,
-        "p_error": None if text is None else _json.storable_text(text),
+        "p_error": _error(error),
         "p_metadata": _json.metadata(metadata),
+        "p_retry": retry or None,
     }
     return _writer("fail_stage", arguments, claim_id)
 
@@ -175,14 +178,14 @@ def skip_stage(document: str, stage: str, reason: str, claim_id: uuid.UUID | Non
     arguments = {
         "p_document_id": document,
         "p_stage_name": stage,
-        "p_reason": None if reason is None else _json.storable_text(str(reason)),
+        "p_reason": _text(reason),
     }
     return _writer("skip_stage", arguments, claim_id)
 
 
 def retry_stage(document: str, stage: str, actor: str | None = None) -> Call[bool]:
     """krai_core.retry_stage."""
-    arguments = {"p_document_id": document, "p_stage_name": stage, "p_actor": actor}
+    arguments = {"p_document_id": document, "p_stage_name": stage, "p_actor": _text(actor)}
     # Between two sendings somebody may have started the stage, which the second would report as a conflict.
     return _writer("retry_stage", arguments, None, repeatable=False)
 
@@ -196,7 +199,7 @@ def reset_stage(
         "p_stage_name": stage,
         "p_cascade": cascade,
         "p_force": force,
-        "p_actor": actor,
+        "p_actor": _text(actor),
     }
     # The repeat of a forced reset could take away a run that began after the first.
     return _writer("reset_stage", arguments, None, repeatable=False)
@@ -240,6 +243,87 @@ def reap(limit: int = 1000) -> Call[dict[str, Any]]:
 def fill_ready_runs(limit: int = 1000) -> Call[int]:
     """krai_core.fill_ready_runs."""
     return Call("rpc/fill_ready_runs", {"p_limit": limit}, int, repeatable=True)
+
+
+def rebuild_ready_runs() -> Call[dict[str, int]]:
+    """krai_core.rebuild_ready_runs."""
+    return Call("rpc/rebuild_ready_runs", {}, _dict, repeatable=True)
+
+
+def get_next_document(stage: str, worker: str, claim_id: uuid.UUID) -> Call[dict[str, Any] | None]:
+    """krai_core.get_next_document."""
+    arguments = {"p_stage_name": stage, "p_worker": _text(worker), "p_claim_id": str(claim_id)}
+    return Call("rpc/get_next_document", arguments, lambda row: None if row is None else _dict(row), repeatable=True)
+
+
+def retry_failed(
+    stage: str | None, error: str | None, since: dt.datetime | None, limit: int, actor: str | None, *, dry_run: bool
+) -> Call[dict[str, Any]]:
+    """krai_core.retry_failed."""
+    if since is not None and (not isinstance(since, dt.datetime) or since.tzinfo is None):
+        raise InvalidArgument(
+            f"since {_shown(since)} is not a datetime with a time zone",
+            hint="Pass datetime.now(timezone.utc) or the like",
+        )
+    arguments = {
+        "p_stage_name": stage,
+        "p_error": _text(error),
+        "p_since": None if since is None else since.isoformat(),
+        "p_limit": limit,
+        "p_dry_run": dry_run,
+        "p_actor": _text(actor),
+    }
+    # What was retried may have failed again between two sendings.
+    return Call("rpc/retry_failed", _given(arguments), _dict, repeatable=dry_run)
+
+
+def cancel_document(document: str, reason: str, actor: str | None) -> Call[bool]:
+    """krai_core.cancel_document."""
+    arguments = {"p_document_id": document, "p_reason": _text(reason), "p_actor": _text(actor)}
+    # Between two sendings somebody may have brought the document back.
+    return _writer("cancel_document", arguments, None, repeatable=False)
+
+
+def set_priority(document: str, priority: int, actor: str | None) -> Call[bool]:
+    """krai_core.set_priority."""
+    return _writer("set_priority", {"p_document_id": document, "p_priority": priority, "p_actor": _text(actor)}, None)
+
+
+def pause_stage(stage: str, actor: str | None) -> Call[bool]:
+    """krai_core.pause_stage."""
+    return _writer("pause_stage", {"p_stage_name": stage, "p_actor": _text(actor)}, None)
+
+
+def resume_stage(stage: str, actor: str | None) -> Call[bool]:
+    """krai_core.resume_stage."""
+    return _writer("resume_stage", {"p_stage_name": stage, "p_actor": _text(actor)}, None)
+
+
+def register_stage(stage: str, requires: Iterable[str] | None, actor: str | None, **settings: Any) -> Call[bool]:
+    """krai_core.register_stage; settings as its parameters, without ``p_``."""
+    arguments = {
+        "p_stage_name": stage,
+        "p_requires": None if requires is None else TextArray(requires),
+        "p_actor": _text(actor),
+        **{f"p_{name}": value for name, value in settings.items()},
+    }
+    return _writer("register_stage", arguments, None)
+
+
+def disable_stage(stage: str, actor: str | None) -> Call[bool]:
+    """krai_core.disable_stage."""
+    return _writer("disable_stage", {"p_stage_name": stage, "p_actor": _text(actor)}, None)
+
+
+def explain_stage(document: str, stage: str) -> Call[dict[str, Any]]:
+    """krai_core.explain_stage."""
+    return _reader("explain_stage", {"p_document_id": document, "p_stage_name": stage}, _dict)
+
+
+def get_documents_ready_for(stage: str, limit: int, after: str | None) -> Call[dict[str, Any]]:
+    """krai_core.get_documents_ready_for, one page."""
+    arguments = {"p_stage_name": stage, "p_limit": limit, "p_after": after}
+    return _reader("get_documents_ready_for", _given(arguments), _dict)
 
 
 def get_document_progress(document: str) -> Call[float]:
@@ -307,10 +391,63 @@ def error_text(error: BaseException) -> str:
     return f"{kind}: {text}" if isinstance(error, KeyError | SystemExit) else text
 
 
+def run(value: Mapping[str, Any]) -> tuple[str, str, uuid.UUID]:
+    """Return document id, stage name and claim id of a run given as a mapping."""
+    claim_id = value.get("claim_id")
+    return (
+        document_id(value.get("document_id", "")),
+        stage_name(value.get("stage_name", "")),
+        claim_id if isinstance(claim_id, uuid.UUID) else uuid.UUID(_claim(claim_id)),
+    )
+
+
+def outcome(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an outcome for finish_stages as JSON that Postgres can store; what it may be is checked there.
+
+    Raises:
+        InvalidArgument: An id is none, or metadata or progress cannot be carried by JSON.
+    """
+    document, stage, claim_id = run(value)
+    return {
+        **value,
+        "document_id": document,
+        "stage_name": stage,
+        "claim_id": str(claim_id),
+        **({"metadata": _json.metadata(value["metadata"])} if "metadata" in value else {}),
+        **({"error": _error(value["error"])} if "error" in value else {}),
+        **({"reason": _text(value["reason"])} if "reason" in value else {}),
+        **({"progress": percent(value["progress"])} if "progress" in value else {}),
+    }
+
+
+def _claim(value: object) -> str:
+    try:
+        return str(uuid.UUID(str(value)))
+    except ValueError:
+        raise InvalidArgument(
+            f"claim id {_shown(value)} is not a UUID",
+            hint="Pass the claim_id of the run",
+            error="invalid_outcomes",
+        ) from None
+
+
+def _error(error: object) -> str | None:
+    return _text(error_text(error) if isinstance(error, BaseException) else error)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else _json.storable_text(str(value))
+
+
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None: the default of the function counts."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def _writer(
     function: str, arguments: dict[str, Any], claim_id: uuid.UUID | None, *, repeatable: bool = True
 ) -> Call[bool]:
-    given = {name: value for name, value in arguments.items() if value is not None}
+    given = _given(arguments)
     # Null means "no text" to these two, while leaving them out means the default, or no such function.
     given |= {
         name: None for name in ("p_error", "p_reason", "p_progress") if name in arguments and arguments[name] is None

@@ -4,7 +4,10 @@ Where people write ``doc["..."]`` a plain dict comes back, described here as a T
 The source of truth of every field is the comment on the SQL column or function.
 """
 
-from typing import Any, Literal, TypedDict
+import datetime as dt
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal, Required, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,6 +62,137 @@ class StageCounts(TypedDict):
     """Seconds; None where nothing was timed."""
 
 
+class StageRun(TypedDict):
+    """Names a run that is held."""
+
+    document_id: str | uuid.UUID
+    stage_name: str
+    claim_id: str | uuid.UUID
+
+
+class StageOutcome(StageRun, total=False):
+    """What became of a run."""
+
+    outcome: Required[Literal["completed", "failed", "skipped", "progress"]]
+    metadata: Mapping[str, Any]
+    """Merged into what is stored."""
+    error: str | BaseException
+    """Of failed: what happened, for people."""
+    retry: bool
+    """Of failed: try again by itself, after a pause, while attempts are left."""
+    reason: str
+    """Of skipped."""
+    progress: float
+    """Of progress: percent, 0 to 100."""
+
+
+class OutcomeAnswer(TypedDict, total=False):
+    """What the database says to an outcome."""
+
+    ok: Required[bool]
+    next_retry_at: str
+    """Of failed: when it is tried again. ISO 8601, UTC, database clock."""
+    error: str
+    """Where ok is False: lease_lost, conflict, unknown_document, unknown_stage, invalid_metadata, invalid_progress."""
+    message: str
+    hint: str
+    document_id: str
+    stage: str
+    status: str
+
+
+class HeartbeatAnswer(TypedDict):
+    """Which runs live on, each as it was given."""
+
+    alive: list[dict[str, Any]]
+    """With lease_ms, the length of the lease in milliseconds from now."""
+    lost: list[dict[str, Any]]
+    """Closed by somebody else: stop the work."""
+    cancelled: list[dict[str, Any]]
+    """Taken away on purpose: stop the work."""
+
+
+class ReleaseAnswer(TypedDict):
+    """Which runs were given back, each as it was given."""
+
+    released: list[dict[str, Any]]
+    lost: list[dict[str, Any]]
+
+
+class Reaped(TypedDict, total=False):
+    """What reap did."""
+
+    requeued: Required[int]
+    """Runs whose lease or timeout was over, back in the queue."""
+    failed: Required[int]
+    """Such runs without an attempt left, whose stage is failed."""
+    filled: Required[int]
+    """Documents whose ready runs were brought to the pipeline as it is."""
+    adopted: int
+    """Stages in processing that nobody held, now with a lease."""
+
+
+class Rebuilt(TypedDict, total=False):
+    """What rebuild_ready_runs had to mend: runs."""
+
+    added: Required[int]
+    removed: Required[int]
+    adopted: int
+
+
+class RetriedRun(TypedDict):
+    """A stage that failed."""
+
+    document_id: str
+    stage_name: str
+    error: str | None
+
+
+class Retried(TypedDict):
+    """What retry_failed brought back."""
+
+    count: int
+    more: bool
+    """Whether there are more than the limit."""
+    dry_run: bool
+    runs: list[RetriedRun]
+
+
+class AwaitedStage(TypedDict):
+    """A prerequisite that is not finished."""
+
+    stage: str
+    status: StageState
+
+
+class StageExplanation(TypedDict):
+    """Why a stage of a document stands where it stands. Times: ISO 8601, UTC, database clock."""
+
+    document_id: str
+    stage_name: str
+    status: StageState
+    reason: str
+    """completed, skipped, running, lease_over, disabled, waits_for_stages, failed, paused, backoff, ready or not_queued;
+    the comment on krai_core.explain_stage says more."""
+    message: str
+    """The same as a sentence."""
+    waits_for: list[AwaitedStage]
+    enabled: bool
+    paused: bool
+    attempt: int | None
+    max_attempts: int
+    priority: int | None
+    place: int | None
+    """Place in the queue; 1 is next; None unless ready."""
+    place_is_bound: bool
+    """Whether the place is at least that one."""
+    next_retry_at: str | None
+    worker: str | None
+    started_at: str | None
+    heartbeat_at: str | None
+    lease_expires_at: str | None
+
+
 class Stage(BaseModel):
     """One row of krai_core.stages."""
 
@@ -80,6 +214,11 @@ class Stage(BaseModel):
         description="Attempts before a stage stays failed; counted since the last retry or reset by a person."
     )
     backoff_seconds: int = Field(description="Seconds before the first automatic retry; doubled for each further one.")
+    backoff_max_seconds: int = Field(description="Longest wait before an automatic retry, in seconds.")
     paused: bool = Field(description="While true nothing of this stage is handed out.")
     enabled: bool = Field(description="false: the stage counts as satisfied and is in no total.")
+    changed_at: dt.datetime | None = Field(
+        description="When the stage was last registered, disabled, paused or resumed; UTC, database clock."
+    )
+    changed_by: str | None = Field(description="Who did that.")
     requires: tuple[str, ...] = Field(description="Stages that must be finished before this one may start.")

@@ -1,10 +1,14 @@
-"""The classes that processors import: StageTracker and StageContext."""
+"""The classes that processors import: StageTracker, StageContext and ClaimedRun, and the same for asyncio."""
 
+from processors_v2._async.claimed import AsyncClaimedRun
+from processors_v2._async.context import AsyncStageContext
+from processors_v2._async.tracker import AsyncStageTracker
+from processors_v2._sync.claimed import ClaimedRun
 from processors_v2._sync.context import StageContext
 from processors_v2._sync.tracker import StageTracker
 
-__all__ = ["StageContext", "StageTracker"]
+__all__ = ["AsyncClaimedRun", "AsyncStageContext", "AsyncStageTracker", "ClaimedRun", "StageContext", "StageTracker"]
 
-for _public in (StageContext, StageTracker):
+for _public in (AsyncClaimedRun, AsyncStageContext, AsyncStageTracker, ClaimedRun, StageContext, StageTracker):
     # Tracebacks, help() and logs name the module that people import from.
     _public.__module__ = __name__

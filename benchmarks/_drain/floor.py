@@ -1,8 +1,8 @@
 """What bare SQL costs: the floor, and a job table of two columns.
 
-Everybody works over psycopg 3 with prepared statements, one statement to claim and one to finish, each a transaction of its
-own. The commit of a claim does not wait for the disk, since a claim that a crash loses is claimed again; that of a finish
-does. The tracker does the same.
+Both work over psycopg 3 with prepared statements, one statement to claim and one to finish, each a transaction of its
+own. The commit of a claim does not wait for the disk (synchronous_commit off), since a claim that a crash loses is
+claimed again; that of a finish does. The tracker does the same.
 """
 
 from collections.abc import Sequence

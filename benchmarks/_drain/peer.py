@@ -23,6 +23,6 @@ class Drained:
 
 
 def serve(drain: Callable[[str, int], Drained]) -> None:
-    """Drain as many jobs as the first argument says in the database of DRAIN_DATABASE_URL, and print a Drained as JSON."""
+    """Drain as many jobs as the first argument says in the database of DRAIN_DATABASE_URL, and print a Drained."""
     # By environment, since the arguments of a process are there for all to read, and the URL holds a password.
     print(json.dumps(dataclasses.asdict(drain(os.environ[URL_VARIABLE], int(sys.argv[1])))))

@@ -1,8 +1,8 @@
 """Drain no-op workflows with dbos: one queue that is polled often, and as many threads as database connections.
 
-More threads than that make it slower, as do async workflows. A first workflow is enqueued through its client onto a queue
-that nobody listens to, and the others are copies of it, made by one statement: the worker sees all of them at once, when
-the clock starts.
+More threads than that make it slower, as do async workflows. A first workflow is enqueued through its client onto a
+queue that nobody listens to, and the others are copies of it, made by one statement: the worker sees all of them at
+once, when the clock starts.
 """
 
 import threading

@@ -1,6 +1,6 @@
-"""Drain no-op jobs with procrastinate: its psycopg connector, jobs deferred in batches, many jobs at a time in one worker.
+"""Drain no-op jobs with procrastinate: its psycopg connector, deferred in batches, many at a time in one worker.
 
-Jobs are deleted as they succeed, which its documentation names for queues with much traffic, and nothing is listened for.
+Jobs are deleted as they succeed, and nothing is listened for.
 """
 
 import asyncio

@@ -1,25 +1,34 @@
-"""StageContext: one run of one stage, as a ``with`` block."""
+# Made from _async/context.py by tools/unasync.py: change that one.
+"""StageContext: one run of one stage, as an ``with`` block."""
 
 import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Mapping
 from enum import Enum
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from processors_v2 import _calls, _json
 from processors_v2._errors import InvalidArgument, StageBusy, StageConflict, StageLost, StageTrackerError
-from processors_v2._reporter import Reporter
-from processors_v2._sync.tracker import StageTracker
+from processors_v2._heart import Pulse, Values
+from processors_v2._sync import primitives
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from processors_v2._sync.writers import Writers
 
 _logger = logging.getLogger("processors_v2")
 
+INTERVAL = 0.25
 
-class StageContext:
+
+def this_worker() -> str:
+    """Return the name to show for who works here: host name and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class StageContext(primitives.Tracking):
     """Runs a stage: starts it, keeps its lease, and completes it at the end of the block, or fails it on an exception.
 
     ::
@@ -41,23 +50,23 @@ class StageContext:
         metadata: What is stored with the stage when the block ends; may be changed freely.
 
     Args:
-        tracker: A StageTracker.
+        tracker: a StageTracker.
         document_id: Row of krai_core.documents.
         stage_name: Stage to run.
         lease_seconds: For how long the stage is held without a sign of life; None: as the stage says. Signs of life are
-            sent at a third of it, from a thread of their own.
+            sent at a third of it, from a thread of the tracker's own.
         interval: Least time in seconds between two writes of progress.
         worker: Name to show for who works on it; None: host name and process id.
     """
 
     def __init__(
         self,
-        tracker: StageTracker,
+        tracker: "Writers",
         document_id: str | uuid.UUID,
         stage_name: str | Enum,
         *,
         lease_seconds: float | None = None,
-        interval: float = 0.25,
+        interval: float = INTERVAL,
         worker: str | None = None,
     ) -> None:
         self.tracker = tracker
@@ -68,11 +77,17 @@ class StageContext:
         self.closed_as: str | None = None
         self._lease_seconds = lease_seconds
         self._interval = interval
-        self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
-        self._reporter: Reporter | None = None
+        self._worker = worker or this_worker()
+        self._pulse: Pulse | None = None
 
     def __repr__(self) -> str:
-        return f"StageContext({self.document_id}, {self.stage_name!r})"
+        return f"{type(self).__name__}({self.document_id}, {self.stage_name!r})"
+
+    def __del__(self) -> None:
+        pulse = getattr(self, "_pulse", None)
+        if pulse is not None:
+            # Nobody will end this run: it is not kept alive either.
+            pulse.abandon()
 
     def __enter__(self) -> Self:
         """Start the stage.
@@ -80,36 +95,40 @@ class StageContext:
         Raises:
             StageBusy: Another run holds it.
         """
-        if self._reporter is not None:
-            raise StageConflict(f"{self!r} is running already", hint="Make a StageContext for each `with`")
-        claim_id = uuid.uuid4()
-        if not self.tracker.start_stage(
-            self.document_id,
-            self.stage_name,
-            claim_id=claim_id,
-            worker=self._worker,
-            lease_seconds=self._lease_seconds,
-        ):
+        if self._pulse is not None:
+            raise StageConflict(f"{self!r} is running already", hint="Make a new one for each `with`")
+        self.claim_id = self.tracker._take_claim(self.document_id, self.stage_name)  # noqa: SLF001 - the two are one
+        try:
+            started = primitives.shielded(
+                self.tracker.start_stage(
+                    self.document_id,
+                    self.stage_name,
+                    claim_id=self.claim_id,
+                    worker=self._worker,
+                    lease_seconds=self._lease_seconds,
+                )
+            )
+        except BaseException as error:
+            if primitives.is_cancelled(error):
+                # The stage may have been started meanwhile, for nobody.
+                primitives.shielded(self._give_back(), error)
+            self.claim_id = None
+            raise
+        if not started:
+            self.claim_id = None
             raise StageBusy(
                 f"stage {self.stage_name} of document {self.document_id} is held by another run",
                 hint="Leave it to the other, or start it again when its lease is over",
                 error="busy",
                 details={"document_id": self.document_id, "stage": self.stage_name, "status": "processing"},
             )
-        self.claim_id, self.closed_as, self.metadata = claim_id, None, {}
+        self.closed_as, self.metadata = None, {}
         try:
-            self.tracker._enter(self)  # noqa: SLF001 - the two are one
-            self._reporter = Reporter(
-                self._write,
-                self._beat,
-                interval=self._interval,
-                lease_seconds=self._lease_seconds,
-                name=f"{self.stage_name} {self.document_id}",
-            )
+            self._begin(self._lease_seconds)
         except BaseException as error:
             # Such as "can't start new thread": nobody would end the stage.
-            self.tracker._leave(self)  # noqa: SLF001
             self._fail(error, None)
+            self.claim_id = None
             raise
         return self
 
@@ -122,20 +141,13 @@ class StageContext:
             StageLost: The stage was taken over, closed or cancelled by somebody else.
             DatabaseUnavailable: The end of the stage could not be recorded.
         """
-        reporter = self._running()
+        pulse = self._running()
         try:
-            unwritten = reporter.close()
-            self.tracker._leave(self)  # noqa: SLF001
-            if self.closed_as is not None:
-                return
-            if error is None:
-                self._complete()
-            elif not isinstance(reporter.error, StageLost):
-                # For a run that is over nothing can be recorded.
-                self._fail(error, unwritten)
+            pulse.stop()
+            self.closed_as = primitives.shielded(self._end(pulse, error), error)
         finally:
             self.tracker._leave(self)  # noqa: SLF001
-            self._reporter = self.claim_id = None
+            self._pulse = self.claim_id = None
 
     def update_progress(self, progress: float | None, metadata: Mapping[str, Any] | None = None) -> None:
         """Report progress; returns at once, the value is written in the background.
@@ -173,37 +185,6 @@ class StageContext:
         """
         self.update_progress(None, {key: value})
 
-    def track(self, iterable: Iterable[T], total: int | None = None, *, unit: str | None = None) -> Iterator[T]:
-        """Iterate and report the progress of it.
-
-        Args:
-            iterable: What to go through.
-            total: Number of items; None: its len().
-            unit: Plural name of an item, such as "pages": then metadata has pages_processed and total_pages.
-
-        Yields:
-            The items.
-
-        Raises:
-            InvalidArgument: No total, and the iterable has no len().
-            StageLost: This run is over: stop the work.
-        """
-        if total is None:
-            if not isinstance(iterable, Sized):
-                raise InvalidArgument(
-                    f"track() of a {type(iterable).__name__} needs a total",
-                    hint="Pass total=<number of items>",
-                )
-            total = len(iterable)
-        return self._track(iterable, total, unit)
-
-    def _track(self, iterable: Iterable[T], total: int, unit: str | None) -> Iterator[T]:
-        for done, item in enumerate(iterable, 1):
-            yield item
-            known = max(total, done)
-            counts = {f"{unit}_processed": done, f"total_{unit}": known} if unit else None
-            self.update_progress(100 * done / known, counts)
-
     def skip(self, reason: str = "Not applicable") -> None:
         """Mark the stage as not applicable to this document, at once; the block goes on and nothing more is recorded.
 
@@ -216,38 +197,53 @@ class StageContext:
         self._running()
         self.tracker.skip_stage(self.document_id, self.stage_name, reason, claim_id=self.claim_id)
 
+    def _begin(self, lease_seconds: float | None, since: float | None = None) -> None:
+        """Let the tracker keep this run alive, and act for it."""
+        assert self.claim_id is not None  # noqa: S101 - for the type checker
+        heart = self.tracker._heart  # noqa: SLF001
+        run = (self.document_id, self.stage_name, self.claim_id)
+        pulse = Pulse(heart, run, interval=self._interval, lease_seconds=lease_seconds, since=since)
+        heart.add(pulse)
+        self._pulse = pulse
+        self.tracker._enter(self)  # noqa: SLF001
+
+    def _end(self, pulse: Pulse, error: BaseException | None) -> str | None:
+        """Record how the block ended, unless the run is over; return as what it is closed."""
+        primitives.settle(pulse)
+        self.tracker._leave(self)  # noqa: SLF001
+        if self.closed_as is not None:
+            return self.closed_as
+        if error is None:
+            self._complete()
+            return "completed"
+        if isinstance(pulse.error, StageLost):
+            # Nothing can be recorded for it any more.
+            return None
+        self._fail(error, pulse.unwritten())
+        return "failed"
+
     def _flush(self) -> None:
         """Write everything that was reported, before the stage is closed by a call inside of the block."""
-        reporter = self._running()
-        progress, _ = reporter.close() or (None, None)
-        if reporter.error is not None:
-            raise reporter.error
+        pulse = self._running()
+        pulse.stop()
+        primitives.settle(pulse)
+        progress, _ = pulse.unwritten() or (None, None)
+        if pulse.error is not None:
+            raise pulse.error
         if progress is not None or self.metadata:
             self.tracker.update_progress(
                 self.document_id, self.stage_name, progress, self.metadata, claim_id=self.claim_id
             )
 
-    def _running(self) -> Reporter:
-        if self._reporter is None:
-            raise StageConflict(f"{self!r} is not running", hint="Use it inside its `with` block")
-        return self._reporter
-
-    def _write(self, progress: float | None, metadata: Mapping[str, Any]) -> bool:
-        call = _calls.update_stage_progress(self.document_id, self.stage_name, progress, metadata, self.claim_id)
-        return self.tracker._transport.send(call, retry=False)  # noqa: SLF001
-
-    def _beat(self) -> float:
+    def _give_back(self) -> bool:
         assert self.claim_id is not None  # noqa: S101 - for the type checker
-        call = _calls.heartbeat([(self.document_id, self.stage_name, self.claim_id)])
-        answer = self.tracker._transport.send(call, retry=False)  # noqa: SLF001
-        if not answer["alive"]:
-            raise StageLost(
-                f"this run of stage {self.stage_name} of document {self.document_id} is over",
-                hint="Stop this work and write nothing more for it",
-                error="lease_lost",
-                details={"document_id": self.document_id, "stage": self.stage_name},
-            )
-        return float(answer["alive"][0]["lease_ms"]) / 1000
+        call = _calls.release_stages([(self.document_id, self.stage_name, self.claim_id)])
+        return bool((self.tracker._transport.send(call))["released"])  # noqa: SLF001
+
+    def _running(self) -> Pulse:
+        if self._pulse is None:
+            raise StageConflict(f"{self!r} is not running", hint="Use it inside its `with` block")
+        return self._pulse
 
     def _complete(self) -> None:
         try:
@@ -258,15 +254,16 @@ class StageContext:
             self._fail(error, None)
             raise
 
-    def _fail(self, error: BaseException, unwritten: tuple[float | None, dict[str, Any]] | None) -> None:
+    def _fail(self, error: BaseException, unwritten: Values | None) -> None:
         """Record a failure; the exception itself is what the caller gets to see, whatever happens here."""
         try:
             if unwritten is not None and not isinstance(error, StageTrackerError):
-                self._write(*unwritten)
+                call = _calls.update_stage_progress(self.document_id, self.stage_name, *unwritten, self.claim_id)
+                self.tracker._transport.send(call, retry=False)  # noqa: SLF001
         except StageTrackerError as problem:
             _logger.warning("%r: the last progress was not recorded: %s", self, problem)
         try:
-            self.tracker.fail_stage(self.document_id, self.stage_name, error, self.metadata, claim_id=self.claim_id)
+            self._record_failure(error)
         except StageTrackerError as problem:
             if isinstance(problem, InvalidArgument) and self.metadata:
                 self.metadata = {}
@@ -274,3 +271,6 @@ class StageContext:
                 return
             _logger.error("%r: the failure was not recorded: %s", self, problem)  # noqa: TRY400 - the cause is raised
             error.add_note(f"the failure of stage {self.stage_name} was not recorded: {problem}")
+
+    def _record_failure(self, error: BaseException) -> None:
+        self.tracker.fail_stage(self.document_id, self.stage_name, error, self.metadata, claim_id=self.claim_id)

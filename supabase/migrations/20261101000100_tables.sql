@@ -160,6 +160,7 @@ create table if not exists krai_core.stages (
     enabled boolean not null default true,
     changed_at timestamptz,
     changed_by text,
+    waits_for text[] not null default '{}',
     -- A stage that has just come: the documents that are there get their ready runs bit by bit.
     fill_after uuid default '00000000-0000-0000-0000-000000000000',
     constraint stages_position_is_unique unique (position) deferrable initially immediate,
@@ -282,6 +283,7 @@ comment on column krai_core.stages.paused is 'While true nothing of this stage i
 comment on column krai_core.stages.enabled is 'false: the stage counts as satisfied and is in no total.';
 comment on column krai_core.stages.changed_at is 'When the stage was last registered, disabled, paused or resumed; UTC, database clock.';
 comment on column krai_core.stages.changed_by is 'Who did that.';
+comment on column krai_core.stages.waits_for is 'Derived from stage_prerequisites: the enabled stages that must be finished before this one may start.';
 comment on column krai_core.stages.fill_after is 'Documents with a greater id still have to be looked at for ready runs, because the pipeline changed; null: none.';
 
 comment on table krai_core.stage_prerequisites is 'The DAG: stage_name may start when every stage in requires is completed, skipped or disabled.';

@@ -43,7 +43,7 @@ $$;
 comment on function krai_core._time_or_null(text) is
 'The time that a text means, in the years 1 to 9999, UTC where it names no zone, month before day where that is open; null where it means none.';
 
--- vw_document_stages holds the same expression inline, for speed; a test compares the two on every odd value.
+-- _sql_stage_state says the same as an expression; a test compares the two on every odd value.
 create or replace function krai_core._stage_state(p_stage jsonb) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
@@ -58,6 +58,48 @@ end;
 $$;
 comment on function krai_core._stage_state(jsonb) is
 'The state that a stored stage means: its status if that is one of the five; the plain string "completed" means completed; all else, and a missing key, means pending.';
+
+-- As text, for what has to be made of one piece: as functions, neither would be inlined, and each cost more than all the
+-- rest of a view over all documents, or of a trigger on a batch.
+create or replace function krai_core._sql_stage_state(p_stage text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return format($q$case
+            when %1$s ->> 'status' in ('processing', 'completed', 'failed', 'skipped') then %1$s ->> 'status'
+            when %1$s = '"completed"' then 'completed'
+            else 'pending'
+        end$q$, p_stage);
+end;
+$$;
+comment on function krai_core._sql_stage_state(text) is 'SQL expression for what _stage_state says; p_stage: SQL expression of a stored stage.';
+
+create or replace function krai_core._sql_document_state(p_stage_status text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    -- `offset 0` keeps the planner from working the state out again for each of the sums.
+    return format($q$select
+        coalesce((array_agg(ds.name order by ds.position) filter (where ds.status not in ('completed', 'skipped')))[1], 'completed') as current_stage,
+        coalesce(100.0 * count(*) filter (where ds.status in ('completed', 'skipped')) / nullif(count(*), 0), 100)::numeric(5, 2) as progress_percentage,
+        case
+            when count(*) filter (where ds.status = 'failed') > 0 then 'failed'
+            when count(*) filter (where ds.status in ('completed', 'skipped')) = count(*) then 'completed'
+            when count(*) filter (where ds.status = 'pending') = count(*) then 'pending'
+            else 'processing'
+        end as document_status
+    from (
+        select s.name, s.position, %s as status
+        from krai_core.stages s
+        where s.enabled
+        offset 0
+    ) ds$q$, krai_core._sql_stage_state(p_stage_status || ' -> s.name'));
+end;
+$$;
+comment on function krai_core._sql_document_state(text) is
+'SQL query for where a document stands: one row of current_stage, progress_percentage, document_status; p_stage_status: SQL expression of its stage_status.';
 
 create or replace function krai_core._repaired_stage(p_stage jsonb) returns jsonb
 language plpgsql stable
@@ -190,7 +232,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_time_or_null', '_stage_state', '_repaired_stage', '_repaired', '_is_sound'])
+            '_time_or_null', '_stage_state', '_sql_stage_state', '_sql_document_state', '_repaired_stage', '_repaired', '_is_sound'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

@@ -33,11 +33,9 @@ where s.enabled
   and coalesce(d.stage_status -> s.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
   and d.stage_status -> s.name is distinct from '"completed"'
   and not exists (
-      select from krai_core.stage_prerequisites p
-      join krai_core.stages required on required.name = p.requires and required.enabled
-      where p.stage_name = s.name
-        and coalesce(d.stage_status -> p.requires ->> 'status', '') not in ('completed', 'skipped')
-        and d.stage_status -> p.requires is distinct from '"completed"');
+      select from unnest(s.waits_for) as required (name)
+      where coalesce(d.stage_status -> required.name ->> 'status', '') not in ('completed', 'skipped')
+        and d.stage_status -> required.name is distinct from '"completed"');
 comment on view krai_core._ready_stages is
 'Stages that may run by what stage_status says: enabled, pending or failed, everything required finished. A failed one is ready only with a retry to come, which stage_runs knows.';
 comment on column krai_core._ready_stages.document_id is 'The document.';
@@ -49,8 +47,7 @@ language plpgsql stable
 set search_path = ''
 as $$
 begin
-    return p_changed || array(
-        select p.stage_name from krai_core.stage_prerequisites p where p.requires = any (p_changed) and p.stage_name <> all (p_changed));
+    return p_changed || array(select s.name from krai_core.stages s where s.waits_for && p_changed and s.name <> all (p_changed));
 end;
 $$;
 comment on function krai_core._touched_by(text[]) is 'The stages given and those that require one of them directly: what can become ready or unready by a change.';
@@ -198,7 +195,7 @@ begin
         union (select o.document_id from orphaned o)
     ) wrong;
     if v_ids is null then
-        return '{"added": 0, "removed": 0, "adopted": 0}';
+        return '{"added": 0, "removed": 0, "adopted": 0}'::jsonb;
     end if;
     perform from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update;
     return jsonb_build_object('adopted', krai_core._adopt_runs(v_ids)) || krai_core._rederived(v_ids);

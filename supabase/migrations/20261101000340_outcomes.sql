@@ -35,7 +35,8 @@ begin
     perform set_config('krai_core.writer', 'tracker', true);
     with asked as materialized (
         select a.n, a.document_id, a.stage_name, a.outcome, coalesce(nullif(a.metadata, 'null'), '{}') as metadata, a.error, coalesce(a.retry, false) as retry,
-            a.reason, a.progress, r.id as run_id, r.attempt, r.started_at, r.lease_seconds, d.stage_status -> a.stage_name as stage
+            a.reason, a.progress, r.id as run_id, r.attempt, r.started_at, r.lease_seconds, d.stage_status -> a.stage_name as stage,
+            count(*) over (partition by r.id) as times
         from rows from (jsonb_to_recordset(p_outcomes) as (
             document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
             progress numeric)) with ordinality
@@ -52,7 +53,7 @@ begin
     usual as materialized (
         select a.*, case when a.outcome = 'failed' and a.retry then krai_core._retry_at(a.stage_name, a.attempt, v_now) end as retry_at
         from asked a
-        where (select count(*) from asked twice where twice.run_id = a.run_id) = 1
+        where a.times = 1
     ),
     written as (
         update krai_core.documents d
@@ -92,7 +93,7 @@ begin
     from usual u;
     perform set_config('krai_core.writer', '', true);
     if v_touched is not null then
-        perform krai_core._derive_ready_runs(v_touched, krai_core._touched_by(v_finished) || v_failed, true);
+        perform krai_core._derive_ready_runs(v_touched, array(select s.name from krai_core.stages s where s.waits_for && v_finished) || v_failed, true);
     end if;
 end;
 $$;

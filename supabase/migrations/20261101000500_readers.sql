@@ -54,16 +54,8 @@ exception when dependent_objects_still_exist then
               hint = 'Drop the views named on the right, run the migration again, then create them anew over the new columns.';
 end $$;
 
--- Both views are made here, so that the expression for the state of a stage stands once. As a function it would not be
--- inlined (it pins its search_path) and cost seconds over all documents.
 do $$
 declare
-    v_state text := $q$case
-            when d.stage_status -> s.name ->> 'status' in ('processing', 'completed', 'failed', 'skipped')
-                then d.stage_status -> s.name ->> 'status'
-            when d.stage_status -> s.name = '"completed"' then 'completed'
-            else 'pending'
-        end$q$;
     -- The columns after stage_status are those that an earlier tracker showed, where the table has them; more stages than
     -- the first eight are found in stage_status.
     v_columns text := (
@@ -91,37 +83,22 @@ select
     d.stage_status -> s.name as stage
 from krai_core.documents d
 cross join krai_core.stages s
-where s.enabled$q$, v_state);
+where s.enabled$q$, krai_core._sql_stage_state('d.stage_status -> s.name'));
 
-    -- `offset 0` keeps the planner from working the state out again for each of the sums.
     execute format($q$
 create or replace view krai_core.vw_documents_by_stage with (security_invoker = true) as
 select
     d.id,
     d.filename,
-    coalesce(o.current_stage, 'completed') as current_stage,
+    o.current_stage,
     o.progress_percentage,
     %s,
     d.stage_status,
     o.document_status%s
 from krai_core.documents d
 cross join lateral (
-    select
-        (array_agg(ds.name order by ds.position) filter (where ds.status not in ('completed', 'skipped')))[1] as current_stage,
-        coalesce(100.0 * count(*) filter (where ds.status in ('completed', 'skipped')) / nullif(count(*), 0), 100)::numeric(5, 2) as progress_percentage,
-        case
-            when count(*) filter (where ds.status = 'failed') > 0 then 'failed'
-            when count(*) filter (where ds.status in ('completed', 'skipped')) = count(*) then 'completed'
-            when count(*) filter (where ds.status = 'pending') = count(*) then 'pending'
-            else 'processing'
-        end as document_status
-    from (
-        select s.name, s.position, %s as status
-        from krai_core.stages s
-        where s.enabled
-        offset 0
-    ) ds
-) o$q$, v_stages, v_columns, v_state);
+    %s
+) o$q$, v_stages, v_columns, krai_core._sql_document_state('d.stage_status'));
 end $$;
 comment on view krai_core.vw_document_stages is 'One row per document and enabled stage.';
 comment on column krai_core.vw_document_stages.document_id is 'The document.';

@@ -146,11 +146,7 @@ begin
     select a.id, first.name, 'ready', v_now
     from after_rows a
     cross join (
-        select s.name from krai_core.stages s
-        where s.enabled and not exists (
-            select from krai_core.stage_prerequisites p
-            join krai_core.stages required on required.name = p.requires and required.enabled
-            where p.stage_name = s.name)
+        select s.name from krai_core.stages s where s.enabled and s.waits_for = '{}'
     ) first
     where a.stage_status = v_default;
     v_others := array(select a.id from after_rows a where a.stage_status is distinct from v_default order by a.id);
@@ -165,79 +161,69 @@ comment on function krai_core._tg_documents_inserted() is 'Opens the ready runs 
 
 -- Two functions of one shape, because each names its column; attached only where the column exists. A generic plan, because
 -- one for the very array of ids would be made anew at each call and cost as much as all the rest.
-create or replace function krai_core._tg_documents_legacy_status() returns trigger
+do $make$
+declare
+    v_legacy record;
+begin
+    for v_legacy in
+        select * from (values
+            ('status', 'processing_status', 'document_status', 'pending, processing, completed or failed'),
+            ('stage', 'processing_stage', 'current_stage', 'the current stage, or completed')
+        ) as legacy (place, name, source, remark)
+    loop
+        execute format($f$
+create or replace function krai_core._tg_documents_legacy_%1$s() returns trigger
 language plpgsql security definer
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    v_writer text := current_setting('krai_core.writer', true);
-    v_changed uuid[];
+    v_writer text := coalesce(current_setting('krai_core.writer', true), '');
+    v_ids uuid[];
+    v_values text[];
 begin
     if v_writer in ('migration', 'progress') then
         return null;
+    elsif v_writer <> '' then
+        -- One of ours: each row is a change.
+        select array_agg(a.id), array_agg(o.%3$s) into v_ids, v_values
+        from after_rows a
+        cross join lateral (%4$s) o
+        where a.%2$I is distinct from o.%3$s;
+    else
+        -- except hashes both sides. A join of the two transition tables would be planned for the single row of the first
+        -- call, as a nested loop, and take minutes over some thousand rows.
+        v_ids := array(
+            select x.id from (
+                select a.id, jsonb_path_query_array(a.stage_status, '$.*.status') from after_rows a
+                except
+                select b.id, jsonb_path_query_array(b.stage_status, '$.*.status') from before_rows b
+            ) x);
+        select array_agg(d.id), array_agg(o.%3$s) into v_ids, v_values
+        from krai_core.documents d
+        cross join lateral (%5$s) o
+        where d.id = any (v_ids) and d.%2$I is distinct from o.%3$s;
     end if;
-    -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
-    -- call, as a nested loop, and take minutes over some thousand rows.
-    v_changed := array(
-        select x.id from (
-            select a.id, jsonb_path_query_array(a.stage_status, '$.*.status') from after_rows a
-            except
-            select b.id, jsonb_path_query_array(b.stage_status, '$.*.status') from before_rows b
-        ) x);
-    if v_changed <> '{}' then
+    if v_ids is not null then
         -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
         perform set_config('krai_core.writer', 'progress', true);
         update krai_core.documents d
-        set processing_status = v.document_status
-        from krai_core.vw_documents_by_stage v
-        where d.id = any (v_changed) and v.id = d.id and d.processing_status is distinct from v.document_status;
-        perform set_config('krai_core.writer', coalesce(v_writer, ''), true);
+        set %2$I = x.value
+        from unnest(v_ids, v_values) as x (id, value)
+        where d.id = x.id;
+        perform set_config('krai_core.writer', v_writer, true);
     end if;
     return null;
 exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
-    raise warning 'krai_core.documents.processing_status was left as it is: %', sqlerrm;
+    raise warning 'krai_core.documents.%2$s was left as it is: %%', sqlerrm;
     return null;
 end;
 $$;
-comment on function krai_core._tg_documents_legacy_status() is 'Brings processing_status after the stages: pending, processing, completed or failed.';
-
-create or replace function krai_core._tg_documents_legacy_stage() returns trigger
-language plpgsql security definer
-set search_path = ''
-set plan_cache_mode = force_generic_plan
-as $$
-declare
-    v_writer text := current_setting('krai_core.writer', true);
-    v_changed uuid[];
-begin
-    if v_writer in ('migration', 'progress') then
-        return null;
-    end if;
-    -- EXCEPT hashes both sides. A join of the two transition tables would be planned for the single row of the first
-    -- call, as a nested loop, and take minutes over some thousand rows.
-    v_changed := array(
-        select x.id from (
-            select a.id, jsonb_path_query_array(a.stage_status, '$.*.status') from after_rows a
-            except
-            select b.id, jsonb_path_query_array(b.stage_status, '$.*.status') from before_rows b
-        ) x);
-    if v_changed <> '{}' then
-        -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
-        perform set_config('krai_core.writer', 'progress', true);
-        update krai_core.documents d
-        set processing_stage = v.current_stage
-        from krai_core.vw_documents_by_stage v
-        where d.id = any (v_changed) and v.id = d.id and d.processing_stage is distinct from v.current_stage;
-        perform set_config('krai_core.writer', coalesce(v_writer, ''), true);
-    end if;
-    return null;
-exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
-    raise warning 'krai_core.documents.processing_stage was left as it is: %', sqlerrm;
-    return null;
-end;
-$$;
-comment on function krai_core._tg_documents_legacy_stage() is 'Brings processing_stage after the stages: the current stage, or completed.';
+comment on function krai_core._tg_documents_legacy_%1$s() is 'Brings %2$s after the stages: %6$s.'$f$,
+            v_legacy.place, v_legacy.name, v_legacy.source,
+            krai_core._sql_document_state('a.stage_status'), krai_core._sql_document_state('d.stage_status'), v_legacy.remark);
+    end loop;
+end $make$;
 
 create or replace function krai_core._tg_documents_delete_runs() returns trigger
 language plpgsql security definer

@@ -49,6 +49,22 @@ $$;
 comment on function krai_core._renew_default() is
 'Makes the default of documents.stage_status name the stages of today; false when the table is in use, then later. Security definer, because only the owner may alter the table.';
 
+create or replace function krai_core._waits_for(p_stage_name text) returns text[]
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return array(
+        select p.requires from krai_core.stage_prerequisites p
+        join krai_core.stages required on required.name = p.requires and required.enabled
+        where p.stage_name = p_stage_name
+        order by required.position);
+end;
+$$;
+comment on function krai_core._waits_for(text) is 'The enabled stages that a stage requires, in pipeline order.';
+
+update krai_core.stages s set waits_for = krai_core._waits_for(s.name) where s.waits_for <> krai_core._waits_for(s.name);
+
 create or replace function krai_core._tg_pipeline_lock() returns trigger
 language plpgsql security definer
 set search_path = ''
@@ -82,7 +98,7 @@ begin
         perform krai_core._raise('22023', 'invalid_stage', format('prerequisites form a circle: %s', v_circle), '{}',
             'Leave out one of them: none of these stages could ever start.');
     end if;
-    update krai_core.stages s set fill_after = '00000000-0000-0000-0000-000000000000';
+    update krai_core.stages s set waits_for = krai_core._waits_for(s.name), fill_after = '00000000-0000-0000-0000-000000000000';
     perform krai_core._renew_default();
     return null;
 end;
@@ -186,7 +202,7 @@ comment on function krai_core.disable_stage(text, text) is
 p_actor: who asked for it. Returns true. Security definer, as register_stage. Raises 22023 unknown_stage, 55P03 when others keep the pipeline busy for 0.9 s: call it again.';
 
 revoke execute on function
-    krai_core._renew_default(), krai_core._tg_pipeline_lock(), krai_core._tg_pipeline_follow(), krai_core.disable_stage(text, text),
+    krai_core._renew_default(), krai_core._waits_for(text), krai_core._tg_pipeline_lock(), krai_core._tg_pipeline_follow(), krai_core.disable_stage(text, text),
     krai_core.register_stage(text, text[], integer, text, numeric, integer, integer, integer, integer, text)
     from public, anon, authenticated, service_role;
 grant execute on function

@@ -42,9 +42,10 @@ class Database:
         return stored
 
     def run(self, document: str, stage: str, column: str) -> Any:
-        """Return a column of the last run of a stage."""
+        """Return a column of the last run of a stage that was begun."""
         return self.one(
-            f"select {column} from krai_core.stage_runs where document_id = %s and stage_name = %s order by id desc",
+            f"select {column} from krai_core.stage_runs where document_id = %s and stage_name = %s"
+            " and status <> 'ready' order by id desc",
             document,
             stage,
         )
@@ -85,9 +86,23 @@ def document(db: Database) -> str:
     return db.document()
 
 
+@pytest.fixture(scope="session", params=["rest", "postgres"])
+def make_tracker(request: pytest.FixtureRequest, local: LocalSupabase) -> Callable[..., StageTracker]:
+    """Make a tracker with all rights: what it goes through makes no difference."""
+    if request.param == "rest":
+        return lambda *arguments, **options: StageTracker(local.client(), *arguments, **options)
+    return lambda *arguments, **options: StageTracker.from_postgres(local.database_url, *arguments, **options)
+
+
 @pytest.fixture(scope="session")
-def tracker(local: LocalSupabase) -> StageTracker:
-    """A tracker with the secret key."""
+def tracker(make_tracker: Callable[..., StageTracker]) -> StageTracker:
+    """A tracker with all rights."""
+    return make_tracker()
+
+
+@pytest.fixture(scope="session")
+def rest(local: LocalSupabase) -> StageTracker:
+    """A tracker that goes through PostgREST."""
     return StageTracker(local.client())
 
 

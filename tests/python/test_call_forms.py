@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from processors_v2.errors import InvalidArgument, UnknownStage
-from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageContext, StageTracker
 
 STAGES = [
@@ -220,10 +219,9 @@ def test_the_synchronous_classes_cannot_be_awaited(tracker: StageTracker, docume
 
 
 @pytest.fixture
-def calling(local: LocalSupabase) -> Any:
+def calling(make_tracker: Any) -> Any:
     """Make a tracker with a callback, given as the second positional argument."""
-    client = local.client()
-    return lambda callback: StageTracker(client, callback)
+    return make_tracker
 
 
 def test_a_callback_hears_of_completed_and_failed_stages(calling: Any, document: str) -> None:

@@ -84,8 +84,8 @@ def test_the_own_client_is_http_1_and_pooled(proxy: Any, through: StageTracker, 
         through.get_progress(document)
     assert len(proxy.requests) == 20
     assert proxy.connections == 1
-    with through._transport._http() as http:
-        assert http._transport._pool._http2 is False  # type: ignore[attr-defined]
+    (http,) = through._transport._clients._free  # type: ignore[attr-defined]
+    assert http._transport._pool._http2 is False
 
 
 def test_sixteen_threads_share_a_tracker_without_loss(
@@ -162,9 +162,12 @@ def test_a_dropped_tracker_leaves_no_open_socket(
     tracker = StageTracker(gateway_client)
     with StageContext(tracker, document, "upload"):
         pass
-    own = list(tracker._transport._clients._free)
+    own, beating = tracker._transport._clients._free, tracker._heart._thread  # type: ignore[attr-defined]
+    if beating is not None:
+        beating.join(20)
+    own = list(own)
     assert own
-    del tracker
+    del tracker, beating
     gc.collect()
     assert all(http.is_closed for http in own)
     assert strict_warnings == []

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from processors_v2 import _transports
 from processors_v2._local.process import wait_until
+from processors_v2._sync import primitives
 from processors_v2.errors import DatabaseUnavailable, StageLost
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageContext, StageTracker
@@ -48,14 +48,14 @@ def at_first_pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], No
     """Do something when the transport pauses for the first time."""
 
     def arrange(act: Callable[[], None]) -> None:
-        sleep, acts = _transports.time.sleep, [act]
+        sleep, acts = primitives.sleep, [act]
 
         def pause(seconds: float) -> None:
             if acts:
                 acts.pop()()
             sleep(seconds)
 
-        monkeypatch.setattr(_transports.time, "sleep", pause)
+        monkeypatch.setattr(primitives, "sleep", pause)
 
     return arrange
 

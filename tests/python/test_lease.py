@@ -1,6 +1,5 @@
 """A context whose run is over, by a lease that ended or by a person, neither overwrites nor goes on unawares."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,14 +7,20 @@ import pytest
 
 from processors_v2._local.process import wait_until
 from processors_v2.errors import StageConflict, StageLost
-from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageContext, StageTracker
 
 
 @pytest.fixture
-def other(local: LocalSupabase) -> StageTracker:
+def other(make_tracker: Callable[[], StageTracker]) -> StageTracker:
     """The tracker of another process."""
-    return StageTracker(local.client())
+    return make_tracker()
+
+
+def has_heard(ctx: StageContext) -> bool:
+    """Wait until the background thread has learnt that the run is over."""
+    pulse = ctx._pulse
+    assert pulse is not None
+    return wait_until(lambda: pulse.error is not None, 20)
 
 
 def until_lost(call: Callable[[], object]) -> StageLost:
@@ -109,8 +114,7 @@ def test_a_body_without_calls_hears_of_the_loss_by_the_heartbeat(
     """The first call after the heartbeat has learnt of a reset raises StageLost, without a further request."""
     with pytest.raises(StageLost), StageContext(tracker, document, "upload", lease_seconds=1) as ctx:
         other.reset_stage(document, "upload", force=True)
-        assert ctx._reporter is not None
-        ctx._reporter._thread.join(20)
+        assert has_heard(ctx)
         ctx.set_metadata("late", True)
 
 
@@ -120,15 +124,13 @@ def test_a_body_that_never_calls_again_is_lost_at_the_end(
     """A loss that the heartbeat has learnt of ends the block with StageLost; an exception of its own gets no note."""
     with pytest.raises(StageLost), StageContext(tracker, document, "upload", lease_seconds=1) as ctx:
         other.reset_stage(document, "upload", force=True)
-        assert ctx._reporter is not None
-        ctx._reporter._thread.join(20)
+        assert has_heard(ctx)
     with (
         pytest.raises(ValueError, match="mine") as caught,
         StageContext(tracker, document, "upload", lease_seconds=1) as ctx,
     ):
         other.reset_stage(document, "upload", force=True)
-        assert ctx._reporter is not None
-        ctx._reporter._thread.join(20)
+        assert has_heard(ctx)
         raise ValueError("mine")
     assert not hasattr(caught.value, "__notes__")
     assert db.stage(document, "upload")["status"] == "pending"
@@ -181,11 +183,12 @@ def test_heartbeats_keep_a_short_lease_alive(
 def test_heartbeats_come_from_a_thread_of_their_own(tracker: StageTracker, document: str, db: Any) -> None:
     """A body that blocks its thread keeps its lease, and the thread ends with the block."""
     with StageContext(tracker, document, "upload", lease_seconds=1):
-        name = f"upload {document}"
-        (beating,) = [thread for thread in threading.enumerate() if thread.name == name]
+        beating = tracker._heart._thread
+        assert beating is not None
         assert beating.daemon
         began = db.run(document, "upload", "heartbeat_at")
         assert wait_until(lambda: db.run(document, "upload", "heartbeat_at") > began, 20)
+    beating.join(20)
     assert not beating.is_alive()
 
 
@@ -193,6 +196,6 @@ def test_a_heartbeat_learns_how_long_the_lease_is(tracker: StageTracker, documen
     """Without lease_seconds the lease is that of the stage, and the next beat comes after a third of it."""
     with StageContext(tracker, document, "upload") as ctx:
         assert db.run(document, "upload", "lease_seconds") == 300
-        assert ctx._reporter is not None
-        reporter = ctx._reporter
-        assert wait_until(lambda: reporter._beat_every == 100, 20)
+        pulse = ctx._pulse
+        assert pulse is not None
+        assert wait_until(lambda: pulse.beat_every == 100, 20)

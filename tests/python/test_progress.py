@@ -1,12 +1,10 @@
 """Progress of a context: at once, then seldom, and the last value always."""
 
-import threading
 from typing import Any
 
 import pytest
 
 from processors_v2._local.process import wait_until
-from processors_v2._reporter import Reporter
 from processors_v2.errors import InvalidArgument
 from processors_v2.stage_tracker import StageContext, StageTracker
 
@@ -54,37 +52,6 @@ def test_a_hundred_thousand_values_cause_a_handful_of_writes(
             ctx.update_progress(number / 1000, {"pages_processed": number})
     assert writes(proxy) <= 1
     assert db.stage(document, "upload")["metadata"] == {"pages_processed": 99_999}
-
-
-def test_at_most_one_write_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values given without pause are written in steps of the interval, by the clock of the machine."""
-    written: list[float] = []
-    wrote = threading.Event()
-    now = [1000.0]
-    monkeypatch.setattr("processors_v2._reporter.time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
-
-    def write(progress: float | None, metadata: Any) -> None:
-        assert progress is not None
-        assert metadata == {}
-        written.append(progress)
-        wrote.set()
-
-    reporter = Reporter(write, lambda: FOREVER, interval=10, lease_seconds=FOREVER, name="test")
-    reporter.put(1, {})
-    assert wrote.wait(20)
-    for value in (2, 3, 4):
-        now[0] += 3
-        reporter.put(value, {})
-        with reporter._changed:
-            reporter._changed.notify()
-    assert written == [1]
-    now[0] += 1.5
-    wrote.clear()
-    with reporter._changed:
-        reporter._changed.notify()
-    assert wrote.wait(20)
-    assert written == [1, 4]
-    assert reporter.close() is None
 
 
 def test_metadata_of_values_in_between_is_not_lost(tracker: StageTracker, document: str, db: Any) -> None:

@@ -1,15 +1,14 @@
 """Faults of the network: what is sent again, what is not, and for how long."""
 
-import threading
 import uuid
 from typing import Any
 
 import pytest
 import supabase
 
-from processors_v2 import _transports
+from processors_v2 import _retries
 from processors_v2._local.process import wait_until
-from processors_v2._reporter import Reporter
+from processors_v2._sync import primitives
 from processors_v2.errors import DatabaseUnavailable, StageConflict
 from processors_v2.stage_tracker import StageContext, StageTracker
 
@@ -36,11 +35,11 @@ MAY_HAVE_RUN = [(503, "PGRST001"), (503, "57P01"), (503, "08006")]
 
 
 @pytest.fixture
-def prepared(db: Any, tracker: StageTracker) -> str:
+def prepared(db: Any, rest: StageTracker) -> str:
     """A document with a running stage (storage) and a failed one (embedding)."""
     document: str = db.document()
-    tracker.start_stage(document, "storage")
-    tracker.fail_stage(document, "embedding", "no model")
+    rest.start_stage(document, "storage")
+    rest.fail_stage(document, "embedding", "no model")
     return document
 
 
@@ -53,7 +52,7 @@ def no_jitter(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses.append(longest)
         return 0.0
 
-    monkeypatch.setattr(_transports.random, "uniform", uniform)
+    monkeypatch.setattr(_retries.random, "uniform", uniform)
     return pauses
 
 
@@ -170,7 +169,7 @@ def test_a_plain_start_is_repeated_when_nobody_listened(
         if len(waits) == 3:
             proxy.up()
 
-    monkeypatch.setattr(_transports.time, "sleep", listen_again)
+    monkeypatch.setattr(primitives, "sleep", listen_again)
     proxy.down()
     assert through.start_stage(prepared, "upload") is True
     assert len(waits) == 3
@@ -204,8 +203,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the transport, and pauses that are always the longest."""
     clock = Clock()
-    monkeypatch.setattr(_transports, "time", clock)
-    monkeypatch.setattr(_transports.random, "uniform", lambda _, longest: longest)
+    monkeypatch.setattr(_retries, "time", clock)
+    monkeypatch.setattr(primitives, "sleep", clock.sleep)
+    monkeypatch.setattr(_retries.random, "uniform", lambda _, longest: longest)
     return clock
 
 
@@ -239,16 +239,17 @@ def test_one_try_does_not_outlast_the_bound(
 ) -> None:
     """What is left of retry_for bounds the wait for an answer, and timeout does where that is shorter."""
     tracker = StageTracker(gateway_client, timeout=10, retry_for=12)
-    http, waited = tracker._transport._clients.take(), []
-    tracker._transport._clients.give(http)
-    send = http.post
+    clients: Any = tracker._transport._clients  # type: ignore[attr-defined]
+    http, waited = clients.take(), []
+    clients.give(http)
+    send = http.request
 
-    def post(*args: Any, timeout: float, **kwargs: Any) -> Any:
+    def request(*args: Any, timeout: float, **kwargs: Any) -> Any:
         waited.append(timeout)
         clock.now += 7
         return send(*args, timeout=5, **kwargs)
 
-    monkeypatch.setattr(http, "post", post)
+    monkeypatch.setattr(http, "request", request)
     proxy.faults = ["html"] * 10
     with pytest.raises(DatabaseUnavailable, match="after 2 tries"):
         tracker.get_statistics()
@@ -266,37 +267,3 @@ def test_progress_that_was_not_written_is_written_later(
         ctx.update_progress(None, {"b": 2})
         assert wait_until(lambda: db.stage(prepared, "upload")["progress"] == 10, 20)
         assert db.stage(prepared, "upload")["metadata"] == {"a": 1, "b": 2}
-
-
-def test_a_heartbeat_that_failed_is_sent_again_soon() -> None:
-    """After a failed heartbeat the next one does not wait for a third of a long lease."""
-    beats: list[float] = []
-    again = threading.Event()
-
-    def beat() -> float:
-        beats.append(0)
-        if len(beats) == 1:
-            raise DatabaseUnavailable("away")
-        again.set()
-        return 3600.0
-
-    reporter = Reporter(lambda *_: None, beat, interval=1, lease_seconds=None, name="test")
-    reporter._beat_every = 3600.0
-    try:
-        assert again.wait(20)
-    finally:
-        reporter.close()
-
-
-def test_what_nobody_expected_in_the_background_is_raised_by_the_next_call() -> None:
-    """An exception of any kind in the thread reaches the body of the context, not a log that nobody reads."""
-
-    def write(*_: object) -> None:
-        raise MemoryError("of the machine")
-
-    reporter = Reporter(write, lambda: 3600.0, interval=0, lease_seconds=3600, name="test")
-    reporter.put(1, {})
-    reporter._thread.join(20)
-    with pytest.raises(MemoryError, match="of the machine"):
-        reporter.put(2, {})
-    assert reporter.close() is None
