@@ -172,8 +172,8 @@ class StageExplanation(TypedDict):
     stage_name: str
     status: StageState
     reason: str
-    """completed, skipped, running, lease_over, disabled, waits_for_stages, failed, paused, backoff, ready or not_queued;
-    the comment on krai_core.explain_stage says more."""
+    """completed, skipped, running, lease_over, disabled, waits_for_stages, failed, paused, backoff, ready, or
+    not_queued."""
     message: str
     """The same as a sentence."""
     waits_for: list[AwaitedStage]

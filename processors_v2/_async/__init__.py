@@ -1,0 +1,1 @@
+"""The asynchronous classes, from which tools/unasync.py makes the synchronous ones."""

@@ -1,0 +1,132 @@
+"""How calls reach the database: PostgREST over HTTP/1.1 clients of our own.
+
+The HTTP client of the supabase client is used only where somebody chose it (``ClientOptions(httpx_client=...)``): the
+default one speaks HTTP/2, which has lost calls when shared by threads, and waits two minutes for an answer.
+"""
+
+import logging
+from typing import Any, TypeVar
+
+import httpx
+
+from processors_v2 import _rest
+from processors_v2._async import primitives
+from processors_v2._calls import Call
+from processors_v2._errors import StageTrackerError
+from processors_v2._retries import Attempts, TransientError, check_times, name_of
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("processors_v2")
+
+
+class AsyncTransport:
+    """Sends calls, and sends them again.
+
+    Args:
+        source: Supabase client, or URL of Postgres.
+        timeout: Seconds to wait for one answer.
+        retry_for: Seconds in all for one call, repeats included.
+    """
+
+    def __init__(self, source: Any, *, timeout: float, retry_for: float) -> None:
+        check_times(timeout, retry_for)
+        self.source = source
+        self._timeout = timeout
+        self._retry_for = retry_for
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Arguments for another transport like this."""
+        return {"timeout": self._timeout, "retry_for": self._retry_for}
+
+    @property
+    def host(self) -> str:
+        """Host of the database, for messages."""
+        raise NotImplementedError
+
+    async def send(self, call: Call[T], *, retry: bool = True, within: float | None = None) -> T:
+        """Send a call and return its result.
+
+        Args:
+            call: The request.
+            retry: Whether a call that may be repeated is, until ``retry_for`` is over.
+            within: Seconds to wait for one answer, where that is shorter than the transport's own.
+
+        Raises:
+            StageTrackerError: Whatever the database answers; DatabaseUnavailable where it does not.
+        """
+        seconds = self._timeout if within is None else min(within, self._timeout)
+        attempts = Attempts(call, retry=retry, timeout=seconds, retry_for=self._retry_for)
+        while True:
+            try:
+                answer = await self._exchange(call, attempts.begin())
+                break
+            except TransientError as problem:
+                pause = attempts.pause(problem, self.host)
+                _logger.debug("%s: %s, sent again in %.2f s", name_of(call), problem, pause)
+            await primitives.sleep(pause)
+        try:
+            return call.parse(answer)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StageTrackerError(
+                f"{name_of(call)}: what {self.host} answered is nothing of the stage tracker's", hint=_rest.CHECK_URL
+            ) from error
+
+    async def close(self) -> None:
+        """Close the connections that are not in use; a later call opens others."""
+        raise NotImplementedError
+
+    async def _exchange(self, call: Call[Any], seconds: float) -> Any:
+        raise NotImplementedError
+
+
+class AsyncRestTransport(AsyncTransport):
+    """Sends calls to PostgREST.
+
+    Args:
+        client: A supabase client.
+        timeout: Seconds to wait for one answer.
+        retry_for: Seconds in all for one call, repeats included.
+    """
+
+    def __init__(self, client: Any, *, timeout: float, retry_for: float) -> None:
+        super().__init__(client, timeout=timeout, retry_for=retry_for)
+        self._client = client
+        # Not one client for all: see _http.
+        self._clients = primitives.FreeList(primitives.new_http_client)
+        primitives.close_with(self, self._clients)
+
+    def __repr__(self) -> str:
+        return f"AsyncRestTransport({self._client.rest_url})"
+
+    @property
+    def host(self) -> str:
+        """Host of the database, for messages."""
+        return _rest.host_of(self._client)
+
+    async def close(self) -> None:
+        """Close the connections that are not in use; a later call opens others."""
+        for http in self._clients.drain():
+            await http.aclose()
+
+    async def _exchange(self, call: Call[Any], seconds: float) -> Any:
+        response = None
+        chosen = primitives.chosen_http_client(self._client)
+        http = chosen or self._clients.take()
+        try:
+            response = await http.request(**_rest.request(self._client, call), timeout=seconds)
+        except _rest.UNSENDABLE:
+            pass
+        except httpx.TransportError as error:
+            self._give(http, chosen)
+            raise _rest.network_problem(error) from error
+        # Not in a finally clause: what Ctrl-C or a cancelled task was busy with is not used again.
+        self._give(http, chosen)
+        if response is None:
+            raise _rest.unsendable()
+        return _rest.answer_of(response)
+
+    def _give(self, http: httpx.AsyncClient, chosen: httpx.AsyncClient | None) -> None:
+        if http is not chosen:
+            self._clients.give(http)

@@ -1,0 +1,107 @@
+# Made from _async/queue.py by tools/unasync.py: change that one.
+"""The calls of workers: runs out of the queue, and many of them at once."""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, cast
+
+from processors_v2 import _calls
+from processors_v2._models import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
+from processors_v2._sync.claimed import ClaimedRun
+from processors_v2._sync.context import this_worker
+from processors_v2._sync.writers import Writers
+
+
+class Queue(Writers):
+    """Methods of StageTracker."""
+
+    def claim(
+        self,
+        stage_name: str | Enum | Sequence[str | Enum],
+        limit: int = 1,
+        *,
+        worker: str | None = None,
+        lease_seconds: float | None = None,
+    ) -> list[ClaimedRun]:
+        """Claim runs that are ready, the most urgent first; never waits, and never gives one to two.
+
+        Args:
+            stage_name: A stage, or several in order of preference.
+            limit: Most runs to get, 1 to 1000.
+            worker: Name to show for who works on them; None: host name and process id.
+            lease_seconds: For how long each is held without a sign of life; None: as its stage says.
+
+        Returns:
+            The runs, started already and kept alive from now on, each to be used as a ``with`` block; [] where nothing
+            is ready.
+
+        Raises:
+            DatabaseUnavailable: No answer. The claim may have happened: nothing is lost by it, since its lease ends.
+        """
+        names = [stage_name] if isinstance(stage_name, str | Enum) else list(stage_name)
+        worker = worker or this_worker()
+        since = time.monotonic()
+        stages = [_calls.stage_name(name) for name in names]
+        claimed = self._transport.send(_calls.claim_stages(stages, worker, limit, lease_seconds, uuid.uuid4()))
+        return [ClaimedRun._of(self, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
+
+    def get_next_document(self, stage_name: str | Enum, *, worker: str | None = None) -> dict[str, Any] | None:
+        """Claim the next document that is ready for a stage.
+
+        The stage is processing then, for an hour at least, renewed by progress. start_stage, a context, complete_stage
+        and so on of this tracker act for that claim.
+
+        Args:
+            stage_name: A stage.
+            worker: Name to show for who works on it; None: host name and process id.
+
+        Returns:
+            The whole row of krai_core.documents, or None where nothing is ready.
+
+        Raises:
+            DatabaseUnavailable: No answer. The claim may have happened: nothing is lost by it, since its lease ends.
+        """
+        stage, claim_id = _calls.stage_name(stage_name), uuid.uuid4()
+        call = _calls.get_next_document(stage, worker or this_worker(), claim_id)
+        document = self._transport.send(call)
+        if document is not None:
+            self._remember_claim(document["id"], stage, claim_id)
+        return document
+
+    def finish_stages(self, outcomes: Iterable[StageOutcome]) -> list[OutcomeAnswer]:
+        """Report what became of many runs in one call. Safe to repeat.
+
+        Args:
+            outcomes: What became of each.
+
+        Returns:
+            An answer to each outcome, in their order; one that is refused hinders no other.
+
+        Raises:
+            InvalidArgument: An id is none; nothing was changed.
+        """
+        given = [_calls.outcome(outcome) for outcome in outcomes]
+        answers = self._transport.send(_calls.finish_stages(given))
+        for outcome, answer in zip(given, answers, strict=True):
+            state, document, stage = outcome["outcome"], outcome["document_id"], outcome["stage_name"]
+            if not answer["ok"] or state == "progress":
+                continue
+            self._is_closed(document, stage, uuid.UUID(outcome["claim_id"]), state)
+            if state in {"completed", "failed"}:
+                self._notify(f"stage_{state}", stage, document, state)
+        return cast("list[OutcomeAnswer]", answers)
+
+    def heartbeat(self, runs: Iterable[StageRun]) -> HeartbeatAnswer:
+        """Renew the leases of many runs; contexts and claimed runs do it by themselves. Safe to repeat."""
+        call = _calls.heartbeat([_calls.run(run) for run in runs])
+        return cast("HeartbeatAnswer", self._transport.send(call))
+
+    def release_stages(self, runs: Iterable[StageRun]) -> ReleaseAnswer:
+        """Give many runs back untouched: no attempt is used up, and they keep their place. Safe to repeat."""
+        given = [_calls.run(run) for run in runs]
+        answer = self._transport.send(_calls.release_stages(given))
+        for document, stage, claim_id in given:
+            self._is_closed(document, stage, claim_id, "released")
+        return cast("ReleaseAnswer", answer)

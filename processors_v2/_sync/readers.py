@@ -1,0 +1,76 @@
+# Made from _async/readers.py by tools/unasync.py: change that one.
+"""The calls that read."""
+
+import uuid
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, ClassVar, cast
+
+from processors_v2 import _calls
+from processors_v2._models import DocumentStatus, Stage, StageCounts, StageExplanation, StageStatus
+from processors_v2._sync.transports import Transport
+
+_PAGE = 100
+
+
+class Readers:
+    """Methods of StageTracker."""
+
+    STAGES: ClassVar[list[str]]
+
+    _transport: Transport
+
+    def get_progress(self, document_id: str | uuid.UUID) -> float:
+        """Return the finished stages in percent of the enabled ones: 37.5 for 3 of 8."""
+        return self._transport.send(_calls.get_document_progress(_calls.document_id(document_id)))
+
+    def get_current_stage(self, document_id: str | uuid.UUID) -> str:
+        """Return the first stage in pipeline order that is not finished, or ``completed``."""
+        return self._transport.send(_calls.get_current_stage(_calls.document_id(document_id)))
+
+    def can_start_stage(self, document_id: str | uuid.UUID, stage_name: str | Enum) -> bool:
+        """Return whether the stage is pending or failed and everything that it requires is finished."""
+        call = _calls.can_start_stage(_calls.document_id(document_id), _calls.stage_name(stage_name))
+        return self._transport.send(call)
+
+    def get_stage_status(self, document_id: str | uuid.UUID) -> dict[str, StageStatus]:
+        """Return every stage of a document by name: status, times, progress (percent), error, metadata."""
+        return self._transport.send(_calls.get_stage_status(_calls.document_id(document_id), self.STAGES))
+
+    def get_document_status(self, document_id: str | uuid.UUID) -> DocumentStatus:
+        """Return everything about one document: status, current stage, progress, times, error, stage_status."""
+        return self._transport.send(_calls.get_document_status(_calls.document_id(document_id), self.STAGES))
+
+    def get_statistics(self) -> dict[str, StageCounts]:
+        """Return the counts by state and the average duration (seconds) of every stage, in pipeline order."""
+        return self._transport.send(_calls.get_statistics(self.STAGES))
+
+    def list_stages(self) -> list[Stage]:
+        """Return the pipeline as the database has it, in order."""
+        return self._transport.send(_calls.list_stages())
+
+    def explain_stage(self, document_id: str | uuid.UUID, stage_name: str | Enum) -> StageExplanation:
+        """Return why a stage of a document stands where it stands, as a sentence and as data."""
+        call = _calls.explain_stage(_calls.document_id(document_id), _calls.stage_name(stage_name))
+        return cast("StageExplanation", self._transport.send(call))
+
+    def get_documents_ready_for(self, stage_name: str | Enum, *, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Go through the documents that are ready for a stage, in the order of the queue; nothing is claimed by it.
+
+        Args:
+            stage_name: A stage; a paused or disabled one has none.
+            limit: Most documents to give; None: all.
+
+        Yields:
+            Whole rows of krai_core.documents. What becomes ready or is claimed meanwhile may be among them or not.
+        """
+        stage, after, left = _calls.stage_name(stage_name), None, limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(_PAGE, left)
+            page = self._transport.send(_calls.get_documents_ready_for(stage, size, after))
+            for document in page["documents"]:
+                yield document
+            after = page["next"]
+            if after is None:
+                return
+            left = None if left is None else left - len(page["documents"])

@@ -1,0 +1,81 @@
+"""Make processors_v2/_sync from processors_v2/_async, by replacing words; with --check: only compare.
+
+What no word can tell apart is in _TWINS, written by hand in both folders. Needs ruff, which the extra `dev` installs.
+"""
+
+import argparse
+import difflib
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "processors_v2"
+SOURCE, TARGET = PACKAGE / "_async", PACKAGE / "_sync"
+_TWINS = {"__init__.py", "primitives.py", "threads.py"}
+
+# Applied in this order to the whole text, docstrings included.
+RULES = [
+    (r"\bacreate_client\b", "create_client"),
+    (r"\basync (def|with|for)\b", r"\1"),
+    (r"\bawait ", ""),
+    (r"\b_async\b", "_sync"),
+    (r"\b[aA]n (Async[A-Z])", r"a \1"),
+    (r"\b(_?)Async([A-Z])", r"\1\2"),
+    (r"\b__a(enter|exit)__\b", r"__\1__"),
+    (r"\.aclose\b", ".close"),
+]
+
+
+def synchronous(source: Path, used: Counter[str]) -> str:
+    """Return the synchronous text of a file, formatted."""
+    text = source.read_text(encoding="utf-8")
+    for pattern, replacement in RULES:
+        text, count = re.subn(pattern, replacement, text)
+        used[pattern] += count
+    header = f"# Made from _async/{source.name} by tools/unasync.py: change that one.\n"
+    for command in (["check", "--select=I,F811", "--fix", "--quiet"], ["format"]):
+        text = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, f"--stdin-filename={TARGET / source.name}", "-"],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    return header + text
+
+
+def differences(wanted: dict[str, str]) -> list[str]:
+    """Return what is not in the target folder as it should be."""
+    found: list[str] = []
+    for name, text in wanted.items():
+        path = TARGET / name
+        there = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = difflib.unified_diff(there.splitlines(), text.splitlines(), f"_sync/{name}", "wanted", lineterm="")
+        found.extend(lines)
+    extra = {path.name for path in TARGET.glob("*.py")} - set(wanted) - _TWINS
+    return found + [f"_sync/{name} has no source in _async" for name in sorted(extra)]
+
+
+def main() -> int:
+    """Write or compare; 1 where a comparison found something."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something differs")
+    check = parser.parse_args().check
+    used: Counter[str] = Counter()
+    wanted = {path.name: synchronous(path, used) for path in sorted(SOURCE.glob("*.py")) if path.name not in _TWINS}
+    unused = [pattern for pattern, _ in RULES if not used[pattern]]
+    if unused:
+        sys.exit(f"rules that nothing needs: {unused}")
+    if check:
+        found = differences(wanted)
+        print("\n".join([*found, "Run tools/unasync.py."]) if found else f"{len(wanted)} files are as they should be.")
+        return 1 if found else 0
+    for name, text in wanted.items():
+        (TARGET / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
