@@ -92,6 +92,7 @@ begin
     end if;
     perform krai_core._raise('22023', 'invalid_limit', format('a limit of %s is out of range', coalesce(p_limit::text, 'null')),
         jsonb_build_object('limit', p_limit), format('Pass 1 to %s.', p_most));
+    return null;
 end;
 $$;
 comment on function krai_core._checked_limit(integer, integer) is 'The limit; raises 22023 invalid_limit unless it is 1 to p_most.';

@@ -55,7 +55,7 @@ declare
     v_stage_status jsonb := krai_core._hold(p_document_id, p_stage_name);
     v_name text;
     v_status text;
-    v_changed text[] := '{}';
+    v_changed text[] := array[]::text[];
 begin
     for v_name in
         with recursive reached (stage_name) as (
@@ -107,7 +107,7 @@ set search_path = ''
 as $$
 declare
     v_found record;
-    v_runs jsonb := '[]';
+    v_runs jsonb := '[]'::jsonb;
     v_more boolean := false;
 begin
     perform krai_core._checked_limit(p_limit, 10000);
@@ -154,7 +154,7 @@ declare
     v_name text;
     v_stage jsonb;
     v_run krai_core.stage_runs;
-    v_changed text[] := '{}';
+    v_changed text[] := array[]::text[];
 begin
     for v_name in select s.name from krai_core.stages s where s.enabled order by s.position loop
         v_stage := v_stage_status -> v_name;

@@ -45,6 +45,23 @@ end;
 $$;
 comment on function krai_core._place_in_queue(krai_core.stage_runs) is 'How many due runs are handed out before a ready one, and 1; counted up to 1001.';
 
+create or replace function krai_core._unfinished_prerequisites(p_document_id uuid, p_stage_name text) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object('stage', s.name, 'status', x.status) order by s.position), '[]')
+        from krai_core.stage_prerequisites p
+        join krai_core.stages s on s.name = p.requires and s.enabled
+        join krai_core.documents d on d.id = p_document_id
+        cross join lateral (select krai_core._stage_state(d.stage_status -> s.name) as status) x
+        where p.stage_name = p_stage_name and x.status not in ('completed', 'skipped'));
+end;
+$$;
+comment on function krai_core._unfinished_prerequisites(uuid, text) is
+'The prerequisites of a stage that are not finished, in the order of the pipeline: [{"stage", "status"}].';
+
 create or replace function krai_core.explain_stage(p_document_id uuid, p_stage_name text) returns jsonb
 language plpgsql stable
 set search_path = ''
@@ -54,8 +71,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_status text;
     v_stored jsonb;
-    v_waits_for jsonb;
-    v_names text;
+    v_waits_for jsonb := krai_core._unfinished_prerequisites(p_document_id, p_stage_name);
     v_open krai_core.stage_runs;
     v_last krai_core.stage_runs;
     v_place integer;
@@ -67,14 +83,6 @@ begin
     if not found then
         perform krai_core._raise_unknown_document(p_document_id);
     end if;
-    select coalesce(jsonb_agg(jsonb_build_object('stage', s.name, 'status', x.status) order by s.position), '[]'),
-           string_agg(format('%s (%s)', s.name, x.status), ', ' order by s.position)
-    into v_waits_for, v_names
-    from krai_core.stage_prerequisites p
-    join krai_core.stages s on s.name = p.requires and s.enabled
-    join krai_core.documents d on d.id = p_document_id
-    cross join lateral (select krai_core._stage_state(d.stage_status -> s.name) as status) x
-    where p.stage_name = p_stage_name and x.status not in ('completed', 'skipped');
     select * into v_open from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status in ('ready', 'running');
     select * into v_last from krai_core.stage_runs r
@@ -100,7 +108,7 @@ begin
         v_message := 'The stage is disabled: it counts as satisfied';
     elsif v_waits_for <> '[]' then
         v_reason := 'waits_for_stages';
-        v_message := format('It waits for %s', v_names);
+        v_message := 'It waits for ' || (select string_agg(format('%s (%s)', w ->> 'stage', w ->> 'status'), ', ') from jsonb_array_elements(v_waits_for) w);
     elsif v_status = 'failed' and v_open.status is distinct from 'ready' then
         v_reason := 'failed';
         v_message := format('It failed%s and is not tried again by itself; retry_stage does it. Error: %s',
@@ -154,7 +162,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_after text[] := string_to_array(p_after, ' ');
     v_priority bigint := 2147483648;
-    v_available_at timestamptz := 'infinity';
+    v_available_at timestamptz := 'infinity'::timestamptz;
     v_id bigint := 0;
     v_answer jsonb;
 begin
@@ -173,7 +181,7 @@ begin
         end if;
     end if;
     if v_stage.paused or not v_stage.enabled then
-        return '{"documents": [], "next": null}';
+        return '{"documents": [], "next": null}'::jsonb;
     end if;
     -- What is left of the level of the last page, then the levels below: each a range of the index.
     with page as materialized (
@@ -203,11 +211,11 @@ comment on function krai_core.get_documents_ready_for(text, integer, text) is
 p_limit: 1 to 1000. p_after: the next of the page before, null for the first. A paused or disabled stage has none. Raises 22023 unknown_stage, invalid_limit or invalid_cursor.';
 
 revoke execute on function
-    krai_core._ago(timestamptz, timestamptz), krai_core._place_in_queue(krai_core.stage_runs),
+    krai_core._ago(timestamptz, timestamptz), krai_core._place_in_queue(krai_core.stage_runs), krai_core._unfinished_prerequisites(uuid, text),
     krai_core.explain_stage(uuid, text), krai_core.get_documents_ready_for(text, integer, text)
     from public, anon, authenticated;
 grant execute on function
-    krai_core._ago(timestamptz, timestamptz), krai_core._place_in_queue(krai_core.stage_runs),
+    krai_core._ago(timestamptz, timestamptz), krai_core._place_in_queue(krai_core.stage_runs), krai_core._unfinished_prerequisites(uuid, text),
     krai_core.explain_stage(uuid, text), krai_core.get_documents_ready_for(text, integer, text)
     to service_role;
 
