@@ -1,9 +1,9 @@
 """How fast one worker drains 10,000 no-op stage runs, beside bare SQL and the peers, on one embedded Postgres.
 
-The lanes drain in turns, so that all meet the same noise: the floor and the table of two columns (see _drain/floor.py),
-the tracker over a Postgres connection and through PostgREST, each in batches of 1, 10, 100 and 500. The peers, each with
-its own fast settings (see _drain/peer_*.py), drain one after the other. What has a target is measured in three rounds,
-and its ratio is the median of the rounds' ratios.
+The lanes drain in turns, so that all meet the same noise: the floor and the table of two columns (_drain/floor.py), the
+tracker over a Postgres connection and through PostgREST, each in batches of 1, 10, 100 and 500. The peers, each with
+its own fast settings (_drain/peer_*.py), drain one after the other. What has a target is measured in three rounds, and
+its ratio is the median of the rounds' ratios.
 
 --only takes some of floor, two_columns, direct, postgrest, procrastinate, pgqueuer, dbos, and of the batches 1, 10,
 100, 500: --only floor,direct,100
