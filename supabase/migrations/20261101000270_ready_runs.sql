@@ -202,7 +202,7 @@ begin
 end;
 $$;
 comment on function krai_core.rebuild_ready_runs() is
-'Compares the ready runs of all documents with the truth and mends what is wrong. Returns {"added", "removed", "adopted"}, how many runs; all 0 unless triggers were switched off (a restore with session_replication_role = replica). Reads every document.';
+'Compares the ready runs of all documents with the truth and mends what is wrong. Returns {"added", "removed", "adopted"}, how many runs; all 0 unless triggers were switched off (a restore with session_replication_role = replica). Reads every document. Raises nothing of its own but 42501 for lack of rights.';
 
 create or replace function krai_core._rederived(p_document_ids uuid[]) returns jsonb
 language plpgsql volatile

@@ -147,7 +147,6 @@ set search_path = ''
 as $$
 declare
     v_bad record;
-    v_ids uuid[];
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
         select o.n, o.outcome into v_bad from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
@@ -170,6 +169,7 @@ begin
              else format('outcome %s cannot be read: %s', coalesce(v_bad.n::text, ''), left(v_bad.outcome::text, 200)) end,
         jsonb_build_object('place', v_bad.n),
         'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", "outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
+    return null;
 end;
 $$;
 comment on function krai_core._checked_outcomes(jsonb) is 'The document ids of outcomes; raises 22023 invalid_outcomes for anything else.';
@@ -185,7 +185,7 @@ declare
     v_place integer;
 begin
     if v_ids = '{}' then
-        return '[]';
+        return '[]'::jsonb;
     end if;
     perform from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update;
     v_usual := krai_core._finish_usual(p_outcomes);

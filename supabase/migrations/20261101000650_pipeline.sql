@@ -176,6 +176,7 @@ exception when check_violation or numeric_value_out_of_range then
     get stacked diagnostics v_constraint = constraint_name, v_message = message_text;
     perform krai_core._raise('22023', 'invalid_stage', format('stage %s cannot be registered: %s', p_stage_name, v_message),
         jsonb_build_object('stage', p_stage_name, 'constraint', v_constraint), 'The columns of krai_core.stages tell their ranges.');
+    return null;
 end;
 $$;
 comment on function krai_core.register_stage(text, text[], integer, text, numeric, integer, integer, integer, integer, text) is
