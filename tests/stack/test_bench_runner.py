@@ -9,7 +9,11 @@ from benchmarks import __main__ as runner
 
 BENCHMARK = '''"""Made up."""
 
+PARTS = (("left", "right"), ("1", "10"))
+
 def run(bench):
+    for group in PARTS:
+        print("wanted:", *[part for part in group if bench.wants(part, group)])
     done = list(bench.progress(range(3), "counting"))
     bench.add("quick", float(bench.quick), "")
     bench.add("counted", len(done), "1/s", baseline=2.0, ratio=1.5, target="at least 3", ok={ok})
@@ -71,3 +75,30 @@ def test_without_a_known_name_it_lists_what_there_is(
     """No name and a wrong name both show the names."""
     assert run(*name, ok=None).code == 2
     assert "made_up_none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("only", "wanted"),
+    [
+        ("", ["left right", "1 10"]),
+        ("right", ["right", "1 10"]),
+        ("left,10", ["left", "10"]),
+    ],
+)
+def test_of_each_group_of_parts_the_named_ones_are_done_or_all(
+    run: type[Run], only: str, wanted: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Naming a part leaves out the others of its group, and no other group."""
+    run("NAME", "--only", only)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("wanted")] == [
+        f"wanted: {parts}" for parts in wanted
+    ]
+
+
+def test_an_unknown_part_is_refused_with_the_known_ones(run: type[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is measured, and the message names what there is."""
+    assert run("NAME", "--only", "left,middle").code == 2
+    printed = capsys.readouterr().out
+    assert "no part middle" in printed
+    assert "1, 10, left, right" in printed
+    assert "wanted" not in printed

@@ -131,3 +131,27 @@ def test_another_pyproject_or_another_place_is_another_state(
     (tmp_path / "moved" / "pyproject.toml").write_text("one")
     monkeypatch.setattr(dev, "ROOT", tmp_path / "moved")
     assert dev.wanted_state()[0] != before[0]
+
+
+def test_a_peer_that_cannot_be_installed_is_left_out_and_tried_again(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are installed, dev goes on, and once all are there nothing is installed any more."""
+    (tmp_path / "pyproject.toml").write_text('[project.optional-dependencies]\nbench = ["one", "two>=2"]\n')
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(dev, "BENCH_STAMP", tmp_path / "stamp")
+    tried: list[str] = []
+    broken = {"one"}
+
+    def try_pip(package: str) -> int:
+        tried.append(package)
+        return int(package in broken)
+
+    monkeypatch.setattr(dev, "try_pip", try_pip)
+    dev.install_peers()
+    assert "left out, because pip could not install them: one" in capsys.readouterr().err
+    broken.clear()
+    dev.install_peers()
+    dev.install_peers()
+    assert tried == ["one", "two>=2"] * 2

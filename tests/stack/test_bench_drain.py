@@ -1,0 +1,151 @@
+"""The parts of the benchmark drain: what they leave in the database, and what they say when something is wrong."""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import psycopg
+import pytest
+from rich.console import Console
+
+from benchmarks import drain
+from benchmarks.__main__ import Bench
+from benchmarks._drain import ours, peers
+from benchmarks._drain.floor import BareTable, Floor
+from benchmarks._drain.lanes import race
+from processors_v2.local import LocalSupabase
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalSupabase]:
+    """A stack of its own, since the lanes empty the tables."""
+    with LocalSupabase() as stack:
+        yield stack
+
+
+def uploads(url: str) -> list[dict[str, object]]:
+    """Return what each document says of the drained stage."""
+    with psycopg.connect(url) as connection:
+        return [row[0] for row in connection.execute("select stage_status -> 'upload' from krai_core.documents")]
+
+
+def test_everybody_does_the_same_work(local: LocalSupabase) -> None:
+    """Each lane drains all of its jobs, and the floor writes what the tracker writes."""
+    lanes = [make(local) for make in drain.LANES.values()]
+    rates = race(lanes, jobs=40, batch=10, turns=2)
+    for lane in lanes:
+        lane.close()
+    assert set(rates) == {"floor", "two columns", "direct", "PostgREST"}
+    assert all(rate > 0 for rate in rates.values())
+    written = [uploads(local.url_of(name)) for name in ("drain_floor", "drain_direct", "postgres")]
+    assert [len(rows) for rows in written] == [40, 40, 40]
+    times = ("started_at", "completed_at", "duration_seconds")
+    # The times differ; that they are there, and in which form, does not.
+    shapes = [
+        {repr({key: len(str(value)) if key in times[:2] else type(value) if key in times else value
+               for key, value in sorted(row.items())}) for row in rows}
+        for rows in written
+    ]  # fmt: skip
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert len(shapes[0]) == 1
+
+
+def test_jobs_that_get_lost_are_no_speed(local: LocalSupabase) -> None:
+    """A lane that claims without finishing is told so, and has no rate."""
+
+    class Forgetful(BareTable):
+        database = "drain_forgetful"
+
+        def finish(self, claimed: Sequence[int]) -> None:
+            super().finish(claimed[1:])
+
+    with (
+        closing(Forgetful(local)) as lane,
+        pytest.raises(RuntimeError, match="two columns: only 9 of 10 jobs are done"),
+    ):
+        race([lane], jobs=10, batch=10, turns=1)
+
+
+def test_a_successor_that_is_not_ready_is_no_finished_job(local: LocalSupabase) -> None:
+    """A finish counts only where both stages behind it have become ready."""
+    with psycopg.connect(local.database_url, autocommit=True) as connection:
+        ours.fill(connection, 2)
+        connection.execute("""update krai_core.documents
+            set stage_status = jsonb_set(stage_status, '{upload,status}', '"completed"')""")
+        assert ours.count_done(connection) == 2
+        connection.execute("""delete from krai_core.stage_runs where id = (
+            select min(id) from krai_core.stage_runs where status = 'ready')""")
+        assert ours.count_done(connection) == 1
+
+
+def test_the_floor_has_no_triggers_of_ours(local: LocalSupabase) -> None:
+    """Nothing is derived in the floor, while table, default and indexes are those of the migrations."""
+    questions = (
+        "select count(*) from pg_trigger where tgrelid = 'krai_core.documents'::regclass and not tgisinternal",
+        "select string_agg(indexdef, ';' order by indexdef) from pg_indexes where tablename = 'documents'",
+        "select stage_status from krai_core.documents limit 1",
+    )
+
+    class Other(Floor):
+        database = "drain_second_floor"
+
+    with closing(Other(local)) as floor, psycopg.connect(local.database_url, autocommit=True) as connection:
+        floor.fill(1)
+        ours.fill(connection, 1)
+        found = [
+            [each.execute(question).fetchone() for question in questions] for each in (floor._connection, connection)
+        ]
+    assert found[0][0] == (0,)
+    assert found[1][0] != (0,)
+    assert found[0][1:] == found[1][1:]
+
+
+@pytest.mark.parametrize("peer", peers.PEERS, ids=lambda peer: peer.name)
+def test_each_peer_that_is_installed_drains_its_jobs(local: LocalSupabase, peer: peers.Peer) -> None:
+    """All jobs are done, and its database is gone again."""
+    if not all(map(importlib.util.find_spec, (peer.package, *peer.needs))):
+        pytest.skip(f"{peer.package} is not installed: it is of the extra bench")
+    drained = peers.drain(local, peer, 30)
+    assert drained.jobs == 30
+    assert drained.seconds > 0
+    with psycopg.connect(local.database_url) as connection:
+        left = connection.execute("select from pg_database where datname = %s", [f"drain_{peer.package}"]).fetchall()
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("package", "reason"),
+    [
+        ("unheard_of", "unheard_of is not installed"),
+        # There is a package of the name, and no program for it here.
+        ("json", "its program failed with exit code 1 and said: .*No module named benchmarks._drain.peer_json"),
+    ],
+)
+def test_a_peer_that_cannot_run_is_left_out_with_one_line(
+    local: LocalSupabase, package: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The benchmark goes on without it."""
+    bench = Bench(quick=True, console=Console(width=300))
+    assert drain.drain_peer(bench, local, peers.Peer(package, package), 10) == {}
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.startswith(f"{package} is left out: ")
+    with pytest.raises(peers.PeerFailed, match=reason):
+        peers.drain(local, peers.Peer(package, package), 10)
+
+
+@pytest.mark.parametrize(("quick", "verdicts"), [(False, [True, False]), (True, [None, None])])
+def test_a_target_is_met_by_the_median_of_the_ratios(*, quick: bool, verdicts: list[bool | None]) -> None:
+    """Ratios are taken within a round, and a quick run judges nobody."""
+    bench = Bench(quick=quick, console=Console())
+    rounds = [
+        {"floor": 1000.0, "direct": 600.0, "PostgREST": 360.0},
+        {"floor": 500.0, "direct": 300.0, "PostgREST": 180.0},
+        {"floor": 1000.0, "direct": 100.0, "PostgREST": 100.0},
+    ]
+    drain.report(bench, 100, rounds)
+    found = {result.name: result for result in bench.results}
+    floor, direct = (found[f"{name}, batch 100"] for name in ("direct beside floor", "PostgREST beside direct"))
+    assert (floor.ratio, direct.ratio) == (0.6, 0.6)
+    assert [floor.ok, direct.ok] == verdicts
+    assert found["floor, batch 100"].value == 1000
