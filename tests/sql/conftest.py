@@ -223,10 +223,34 @@ def bypass(local: LocalSupabase) -> Iterator[Sql]:
         yield connection
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of these tests."""
+    config.addinivalue_line("markers", "triggers_off: writes documents while triggers are switched off")
+
+
+NOTHING_TO_MEND = {"added": 0, "removed": 0, "adopted": 0}
+
+
+def _prove_ready_runs(connection: Sql, request: pytest.FixtureRequest) -> None:
+    """The ready runs are those that the truth asks for, after every test that did not switch triggers off."""
+    off = "bypass" in request.fixturenames or request.node.get_closest_marker("triggers_off") is not None
+    while connection.call("fill_ready_runs", 10_000):
+        pass
+    mended = connection.call("rebuild_ready_runs")
+    assert off or mended == NOTHING_TO_MEND
+    assert connection.call("rebuild_ready_runs") == NOTHING_TO_MEND
+
+
 @pytest.fixture(autouse=True)
-def _no_old_warnings(service: Sql, owner: Sql) -> None:
+def _shared_database(service: Sql, owner: Sql, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test finds no document and no old warning, and leaves the ready runs as the truth asks for."""
     service.warnings.clear()
     owner.warnings.clear()
+    yield
+    if service.value("select exists (select from krai_core.documents)"):
+        _prove_ready_runs(service, request)
+    owner.run("delete from krai_core.documents")
+    owner.run("delete from krai_core.stage_runs")
 
 
 @pytest.fixture
@@ -285,10 +309,11 @@ def own_database(local: LocalSupabase, template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def alone(local: LocalSupabase, own_database: str) -> Iterator[Sql]:
+def alone(local: LocalSupabase, own_database: str, request: pytest.FixtureRequest) -> Iterator[Sql]:
     """A connection as postgres to a migrated database without documents, for this test alone."""
     with Sql(local.url_of(own_database)) as connection:
         yield connection
+        _prove_ready_runs(connection, request)
 
 
 @pytest.fixture

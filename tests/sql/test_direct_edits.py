@@ -136,7 +136,7 @@ def test_an_edit_after_a_call_in_the_same_transaction_is_a_direct_edit(service, 
         session.call("start_stage", document, "upload")
         session.edit(document, {"upload": "in_progress"})
     assert session.stage(document, "upload")["metadata"] == {"v1": "in_progress"}
-    assert [run["status"] for run in session.runs(document, "upload")] == ["cancelled"]
+    assert [run["status"] for run in session.runs(document, "upload")] == ["cancelled", "ready"]
 
 
 def test_an_edit_after_a_refused_call_is_a_direct_edit(service) -> None:
@@ -174,17 +174,24 @@ def test_delete_takes_the_runs_along(service, bring: Callable) -> None:
     for document in (gone, other):
         bring(document, "upload", "completed")
         bring(document, "embedding", "processing", uuid.uuid4())
+    service.call("set_priority", gone, 5)
+    service.call("set_priority", other, 5)
+    before = service.everything(other)
     service.run("delete from krai_core.documents where id = %s", gone)
-    count = "select count(*) from krai_core.stage_runs where document_id = %s"
-    assert (service.value(count, gone), service.value(count, other)) == (0, 2)
+    assert service.everything(other) == before
+    for table in ("stage_runs", "document_priorities"):
+        count = f"select count(*) from krai_core.{table} where document_id = %s"
+        assert (service.value(count, gone), service.value(count, other) > 0) == (0, True)
 
 
 def test_truncate_takes_all_runs_along(alone) -> None:
-    """Truncate of documents empties stage_runs."""
+    """Truncate of documents empties stage_runs and the priorities."""
     document = alone.document()
     alone.call("start_stage", document, "upload")
+    alone.call("set_priority", document, 5)
     alone.run("truncate krai_core.documents")
     assert alone.value("select count(*) from krai_core.stage_runs") == 0
+    assert alone.value("select count(*) from krai_core.document_priorities") == 0
 
 
 @pytest.fixture

@@ -15,11 +15,15 @@ from processors_v2._local.project import migration_files, migrations_folder
 MIGRATIONS = migration_files(migrations_folder())
 # What fires for anybody who writes documents, and must touch what he may not.
 DEFINERS = {
-    "_tg_documents_repair", "_tg_documents_close_runs", "_tg_documents_legacy_status", "_tg_documents_legacy_stage",
-    "_tg_documents_delete_runs", "_tg_documents_keep_rest",
+    "_tg_documents_repair", "_tg_documents_inserted", "_tg_documents_edited", "_tg_documents_legacy_status",
+    "_tg_documents_legacy_stage", "_tg_documents_delete_runs", "_tg_documents_keep_rest", "_tg_pipeline_lock",
+    "_tg_pipeline_follow",
 }  # fmt: skip
+# What service_role calls and may not do itself: write the pipeline, alter the table.
+LENT = {"register_stage", "disable_stage", "fill_ready_runs", "_renew_default"}
 READERS = {
     "get_document_progress", "get_current_stage", "can_start_stage", "get_document_status", "get_stage_statistics",
+    "explain_stage", "get_documents_ready_for",
 }  # fmt: skip
 FUNCTIONS = "from pg_proc p where p.pronamespace = 'krai_core'::regnamespace"
 files = pytest.mark.parametrize("path", MIGRATIONS, ids=[path.stem for path in MIGRATIONS])
@@ -40,12 +44,18 @@ def test_every_function_pins_its_search_path(service) -> None:
     assert _names(service, f"not {pinned}") == set()
 
 
-def test_only_triggers_run_with_the_rights_of_their_owner(service) -> None:
-    """SECURITY DEFINER is for trigger functions alone, and nobody may execute those."""
-    assert _names(service, "p.prosecdef") == DEFINERS
+def test_only_triggers_and_four_others_run_with_the_rights_of_their_owner(service) -> None:
+    """SECURITY DEFINER is for triggers, which nobody may execute, and for four that service_role alone may."""
+    assert _names(service, "p.prosecdef") == DEFINERS | LENT
     assert _names(service, "p.prorettype = 'trigger'::regtype") == DEFINERS
-    for role in ("anon", "authenticated", "service_role"):
-        assert _names(service, f"p.prosecdef and has_function_privilege('{role}', p.oid, 'execute')") == set()
+    for role, lent in (("anon", set()), ("authenticated", set()), ("service_role", LENT)):
+        assert _names(service, f"p.prosecdef and has_function_privilege('{role}', p.oid, 'execute')") == lent
+
+
+def test_a_function_that_lends_rights_says_why(service) -> None:
+    """The comment of each SECURITY DEFINER function that may be called gives the reason."""
+    told = _names(service, "obj_description(p.oid, 'pg_proc') ~ 'Security definer, (because|as)'")
+    assert told >= LENT
 
 
 def test_no_name_is_overloaded(service) -> None:
@@ -66,11 +76,12 @@ def test_no_function_that_raises_is_immutable(service) -> None:
 
 
 def test_parameters_are_named(service) -> None:
-    """Every parameter begins with p_ (what is returned with o_), as PostgREST calls by name."""
-    rows = service.rows(f"select p.proname::text, p.proargnames, p.pronargs {FUNCTIONS}")
-    for name, parameters, count in rows:
+    """Every parameter begins with p_ (what is returned with o_, but for tables), as PostgREST calls by name."""
+    rows = service.rows(f"select p.proname::text, p.proargnames, p.proargmodes::text[], p.pronargs {FUNCTIONS}")
+    for name, parameters, modes, count in rows:
         assert len(parameters or []) >= count, name
-        assert all(re.match("[po]_", parameter) for parameter in parameters or []), name
+        for parameter, mode in zip(parameters or [], modes or ["i"] * count, strict=True):
+            assert parameter.startswith({"i": "p_", "o": "o_", "t": ""}[mode]), name
 
 
 def test_the_functions_of_the_seed_have_its_signatures(service) -> None:

@@ -202,6 +202,7 @@ def test_readers_take_an_odd_column_for_what_it_means(service, bypass, root: Any
     ) == (7 if done else 8)
 
 
+@pytest.mark.triggers_off
 def test_statistics_count_every_odd_row(alone) -> None:
     """One row of each odd kind: nothing breaks, every stage counts every document, bad durations are left out."""
     alone.run("alter table krai_core.documents disable trigger user")

@@ -32,9 +32,10 @@ select p.oid::regprocedure::text, r.lineno, r.level, r.message, r.detail
 from pg_proc p
 join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'
 cross join lateral plpgsql_check.plpgsql_check_function_tb(
-    p.oid, case when p.prorettype = 'trigger'::regtype then 'krai_core.documents'::regclass else 0 end,
-    oldtable => case when p.proname ~ '(legacy|close_runs|delete_runs)' then 'before_rows' end,
-    newtable => case when p.proname ~ '(legacy|close_runs)' then 'after_rows' end,
+    p.oid, case when p.prorettype <> 'trigger'::regtype then 0
+                when p.proname ~ 'pipeline' then 'krai_core.stages'::regclass else 'krai_core.documents'::regclass end,
+    oldtable => case when p.proname ~ '_tg_.*(legacy|edited|delete_runs)' then 'before_rows' end,
+    newtable => case when p.proname ~ '_tg_.*(legacy|edited|inserted)' then 'after_rows' end,
     extra_warnings => true, performance_warnings => false, security_warnings => true) r
 where p.pronamespace = 'krai_core'::regnamespace
 """

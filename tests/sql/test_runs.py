@@ -62,12 +62,13 @@ def test_a_claim_id_opens_a_stage_of_a_document_once(service, bring: Callable) -
 def test_a_start_takes_the_ready_run(service) -> None:
     """Start of a stage that waits in the queue makes its ready run the running one, with its priority and wait."""
     document, claim = service.document(), uuid.uuid4()
-    service.run(OPEN, document, 7)
+    service.call("set_priority", document, 7)
+    (ready,) = service.runs(document, "upload")
     assert service.call("start_stage", document, "upload", p_claim_id=claim, p_worker="w" * 300) is True
     (run,) = service.runs(document, "upload")
     assert (run["status"], run["priority"], run["claim_id"], run["attempt"]) == ("running", 7, str(claim), 1)
     assert run["worker"] == "w" * 200
-    assert run["available_at"] is not None
+    assert (run["id"], run["available_at"]) == (ready["id"], ready["available_at"])
 
 
 def test_a_run_that_was_given_back_does_not_count_as_an_attempt(service, bring: Callable) -> None:
@@ -96,8 +97,8 @@ def test_a_start_closes_a_run_that_the_column_knows_nothing_of(service, bypass, 
     assert service.refused("complete_stage", document, "upload", p_claim_id=forgotten).word == "lease_lost"
 
 
-def test_a_processing_stage_that_no_run_carries_is_taken_over_at_once(service) -> None:
-    """processing written by hand is nobody's: start takes it, and the history keeps what it said."""
+def test_a_stage_that_was_set_to_processing_long_ago_is_taken_over_at_once(service) -> None:
+    """processing written by hand holds from its started_at: start takes an old one, and the history keeps what it said."""
     document = service.document()
     stages = service.stage_status(document)
     stages["upload"] |= {
@@ -110,6 +111,28 @@ def test_a_processing_stage_that_no_run_carries_is_taken_over_at_once(service) -
     assert (running["status"], running["attempt"]) == ("running", 2)
 
 
+@pytest.mark.parametrize("given", ["edit", "insert"])
+@pytest.mark.parametrize(("of_stage", "lease"), [(300, 3600), (7200, 7200)])
+def test_a_stage_that_is_set_to_processing_by_hand_gets_a_run(alone, given: str, of_stage: int, lease: int) -> None:
+    """processing written by hand is held like a plain start, for an hour at least, and can be ended by anybody."""
+    alone.run("update krai_core.stages set lease_seconds = %s where name = 'upload'", of_stage)
+    started = alone.value("select krai_core._iso(clock_timestamp() - interval '10 s')")
+    stages = {"upload": {"status": "processing", "started_at": started}}
+    document = alone.document(**({"stage_status": stages} if given == "insert" else {}))
+    if given == "edit":
+        alone.edit(document, stages)
+    (run,) = alone.runs(document, "upload")
+    assert (run["status"], run["claim_id"], run["lease_seconds"]) == ("running", None, lease)
+    assert alone.value(
+        "select started_at = %s::timestamptz and lease_expires_at = %s::timestamptz + make_interval(secs => %s) "
+        "from krai_core.stage_runs where document_id = %s and stage_name = 'upload'",
+        started, started, lease, document,
+    )  # fmt: skip
+    assert alone.call("start_stage", document, "upload") is False
+    assert alone.call("complete_stage", document, "upload") is True
+    assert [run["status"] for run in alone.runs(document, "upload")] == ["completed"]
+
+
 def test_a_run_from_before_the_history_gets_its_row(service) -> None:
     """A stage that failed before there was a history leaves what it held there when it is retried."""
     failed = {
@@ -118,7 +141,8 @@ def test_a_run_from_before_the_history_gets_its_row(service) -> None:
     }  # fmt: skip
     document = service.document(stage_status={"upload": failed})
     service.call("retry_stage", document, "upload", p_actor="ines")
-    (run,) = service.runs(document, "upload")
+    run, ready = service.runs(document, "upload")
+    assert (ready["status"], ready["attempt"]) == ("ready", 1)
     assert (run["status"], run["error"], run["progress"], run["metadata"]) == (
         "failed",
         "out of paper",

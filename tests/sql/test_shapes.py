@@ -285,6 +285,7 @@ def test_the_actor_of_a_retry_and_of_a_reset_is_kept_with_the_last_run(service) 
     assert [(run["actor"], run["reset_at"] is not None) for run in service.runs(document, "upload")] == [
         ("ines@example.org", True),
         ("omar", True),
+        (None, False),
     ]
 
 

@@ -54,6 +54,7 @@ def test_the_statistics_payload_of_the_seed_field_by_field(alone) -> None:
     assert answer["stages"]["storage"] == ZERO | {"pending": 300}
 
 
+@pytest.mark.triggers_off
 def test_counts_by_state_add_up_to_the_documents(alone) -> None:
     """Each document is in exactly one state of each stage, also one whose key is missing or odd."""
     alone.run("alter table krai_core.documents disable trigger user")

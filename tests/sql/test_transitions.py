@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,11 @@ CALLS = {
 }
 
 
+def _worked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the ready runs, on which nobody has worked: they follow the stages."""
+    return [run for run in runs if run["status"] != "ready"]
+
+
 @pytest.mark.parametrize(("call", "state", "outcome"), CELLS)
 def test_every_cell_without_claim_id(service, bring: Callable, call: str, state: str, outcome: str) -> None:
     """Each call answers and changes what the table says, and nothing beside it."""
@@ -52,7 +58,8 @@ def test_every_cell_without_claim_id(service, bring: Callable, call: str, state:
     if call == "start_lease_over":
         service.end_lease(document, "text_extraction")
     function, arguments, named = CALLS[call]
-    (row_before, runs_before) = before = service.everything(document)
+    before = service.everything(document)
+    (row_before, runs_before) = before[0], _worked(before[1])
 
     if outcome == "conflict":
         refusal = service.refused(function, document, "text_extraction", *arguments, **named)
@@ -70,13 +77,14 @@ def test_every_cell_without_claim_id(service, bring: Callable, call: str, state:
         answer = service.call(function, document, "text_extraction", *arguments, **named)
         assert answer is (outcome != "false")
 
-    row, runs = after = service.everything(document)
+    after = service.everything(document)
+    row, runs = after[0], _worked(after[1])
     others = {"text_extraction"} | ({"classification"} if "cascade" in call else set())
     assert {name: value for name, value in row["stage_status"].items() if name not in others} == {
         name: value for name, value in row_before["stage_status"].items() if name not in others
     }
     assert row["filename"] == row_before["filename"]
-    assert [run["id"] for run in runs][: len(runs_before)] == [run["id"] for run in runs_before]
+    assert {run["id"] for run in runs} >= {run["id"] for run in runs_before}
     stage = row["stage_status"]["text_extraction"]
     if outcome in ("conflict", "false"):
         assert after == before
