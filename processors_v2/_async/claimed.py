@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 from processors_v2._async import primitives
 from processors_v2._async.context import AsyncStageContext
 from processors_v2._errors import PermanentError, StageConflict
-from processors_v2._heart import Pulse
+from processors_v2._pulse import Pulse
 
 if TYPE_CHECKING:
     from processors_v2._async.writers import AsyncWriters

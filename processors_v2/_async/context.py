@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from processors_v2 import _calls, _json
 from processors_v2._async import primitives
 from processors_v2._errors import InvalidArgument, StageBusy, StageConflict, StageLost, StageTrackerError
-from processors_v2._heart import Pulse, Values
+from processors_v2._pulse import Pulse, Values
 
 if TYPE_CHECKING:
     from processors_v2._async.writers import AsyncWriters

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar, overload
 
 import httpx
 
-from processors_v2._heart import Pulse
 from processors_v2._http import certificates
+from processors_v2._pulse import Pulse
 from processors_v2._tracking import length_of, progress_of
 
 T = TypeVar("T")

@@ -25,6 +25,20 @@ class _Transport(UnsharedTransport):
         return super().handle_request(request)
 
 
+class _ThreadTransport(httpx.HTTPTransport):
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        _strip(request)
+        return super().handle_request(request)
+
+
+class _AsyncPool(httpx.AsyncClient):
+    """An HTTP client, with another for threads beside its event loop, which AsyncStageTracker sends heartbeats from."""
+
+    def __init__(self, limits: httpx.Limits) -> None:
+        super().__init__(transport=_AsyncTransport(limits=limits), timeout=_TIMEOUT_SECONDS)
+        self.synchronous = httpx.Client(transport=_ThreadTransport(limits=limits), timeout=_TIMEOUT_SECONDS)
+
+
 class _AsyncTransport(httpx.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         _strip(request)
@@ -42,7 +56,6 @@ async def connect_async(url: str, key: str) -> supabase.AsyncClient:
 
     Its connections close after each call: nobody can close the pool of an event loop that has ended.
     """
-    limits = httpx.Limits(max_keepalive_connections=0)
-    pool = httpx.AsyncClient(transport=_AsyncTransport(limits=limits), timeout=_TIMEOUT_SECONDS)
+    pool = _AsyncPool(httpx.Limits(max_keepalive_connections=0))
     options: Any = supabase.AsyncClientOptions(httpx_client=pool)
     return await supabase.acreate_client(url, key, options=options)

@@ -5,7 +5,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 from processors_v2._errors import PermanentError, StageConflict
-from processors_v2._heart import Pulse
+from processors_v2._pulse import Pulse
 from processors_v2._sync import primitives
 from processors_v2._sync.context import StageContext
 

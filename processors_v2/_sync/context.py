@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from processors_v2 import _calls, _json
 from processors_v2._errors import InvalidArgument, StageBusy, StageConflict, StageLost, StageTrackerError
-from processors_v2._heart import Pulse, Values
+from processors_v2._pulse import Pulse, Values
 from processors_v2._sync import primitives
 
 if TYPE_CHECKING:

@@ -1,0 +1,461 @@
+"""AsyncStageTracker and AsyncStageContext: what is not the same words as in the synchronous classes."""
+
+import asyncio
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import httpx
+import pytest
+import supabase
+
+from processors_v2._local.process import wait_until
+from processors_v2.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    InvalidArgument,
+    StageBusy,
+    StageConflict,
+    StageLost,
+    UnknownStage,
+)
+from processors_v2.local import LocalSupabase
+from processors_v2.stage_tracker import AsyncStageContext, AsyncStageTracker, StageTracker
+
+FOREVER = 3600.0
+
+Work = Callable[[AsyncStageTracker], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture(params=["rest", "postgres"])
+def run(request: pytest.FixtureRequest, local: LocalSupabase) -> Callable[[Work], Any]:
+    """Run a coroutine function in an event loop of its own, with a tracker."""
+
+    async def main(work: Work, options: dict[str, Any]) -> Any:
+        if request.param == "rest":
+            tracker = AsyncStageTracker(await local.async_client(), **options)
+        else:
+            tracker = AsyncStageTracker.from_postgres(local.database_url, **options)
+        async with tracker:
+            return await work(tracker)
+
+    return lambda work, **options: asyncio.run(main(work, options))
+
+
+async def until(condition: Callable[[], Any], seconds: float = 20) -> bool:
+    """Wait for a condition while the event loop goes on."""
+    return await asyncio.to_thread(wait_until, condition, seconds)
+
+
+def test_every_kind_of_call_answers(run: Any, document: str, db: Any) -> None:
+    """Writers, readers, the queue and the pipeline answer as those of StageTracker do."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        assert await tracker.start_stage(document, "upload") is True
+        assert await tracker.start_stage(document, "upload") is False
+        assert await tracker.update_progress(document, "upload", 45.5, {"a": 1}) is True
+        assert await tracker.update_stage_progress(document, "upload", 50) is True
+        assert await tracker.complete_stage(document, "upload", {"b": uuid.UUID(int=1)}) is True
+        assert await tracker.fail_stage(document, "storage", ValueError("R2 is away")) is True
+        assert await tracker.skip_stage(document, "embedding") is True
+        assert await tracker.retry_stage(document, "storage") is True
+        assert await tracker.reset_stage(document, "embedding") is True
+        assert await tracker.get_progress(document) == 12.5
+        assert await tracker.get_current_stage(document) == "text_extraction"
+        assert await tracker.can_start_stage(document, "text_extraction") is True
+        assert list(await tracker.get_stage_status(document)) == AsyncStageTracker.STAGES
+        assert (await tracker.get_document_status(document))["progress"] == 12.5
+        assert list(await tracker.get_statistics()) == AsyncStageTracker.STAGES
+        assert [stage.name for stage in await tracker.list_stages()] == AsyncStageTracker.STAGES
+        assert (await tracker.explain_stage(document, "text_extraction"))["reason"] == "ready"
+        found = [row["id"] async for row in tracker.get_documents_ready_for("text_extraction")]
+        assert document in found
+
+    run(work)
+    assert db.stage(document, "upload")["metadata"] == {"a": 1, "b": str(uuid.UUID(int=1))}
+
+
+def test_errors_are_those_of_the_rules(run: Any, document: str) -> None:
+    """What is refused raises the same classes, with what to do."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        with pytest.raises(UnknownStage, match="Stages are: upload"):
+            await tracker.start_stage(document, "ocr")
+        with pytest.raises(StageConflict):
+            await tracker.update_progress(document, "upload", 5)
+
+    run(work)
+
+
+def test_a_block_that_ends_completes_the_stage(run: Any, document: str, db: Any) -> None:
+    """The stage is processing inside of the block and completed after it, with what was reported."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        async with AsyncStageContext(tracker, document, "upload") as ctx:
+            assert db.stage(document, "upload")["status"] == "processing"
+            ctx.update_progress(40, {"pages": 3})
+            ctx.set_metadata("more", True)
+            with pytest.raises(StageBusy):
+                async with AsyncStageContext(tracker, document, "upload"):
+                    pytest.fail("ran")
+        with pytest.raises(ValueError, match="page 7"):
+            async with AsyncStageContext(tracker, document, "storage") as ctx:
+                ctx.update_progress(30)
+                raise ValueError("page 7")
+        async with AsyncStageContext(tracker, document, "embedding") as ctx:
+            await ctx.skip("no text")
+
+    run(work)
+    upload, storage = db.stage(document, "upload"), db.stage(document, "storage")
+    assert (upload["status"], upload["metadata"]) == ("completed", {"pages": 3, "more": True})
+    assert (storage["status"], storage["error"], storage["progress"]) == ("failed", "page 7", 30)
+    assert db.stage(document, "embedding")["metadata"] == {"reason": "no text"}
+
+
+def test_progress_is_written_while_the_body_waits(run: Any, document: str, db: Any) -> None:
+    """The first value is in the database while the body awaits something else."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        async with AsyncStageContext(tracker, document, "upload", interval=FOREVER) as ctx:
+            ctx.update_progress(12.5)
+            assert await until(lambda: db.stage(document, "upload")["progress"] == 12.5)
+
+    run(work)
+
+
+def test_a_blocked_event_loop_keeps_its_lease(run: Any, document: str, db: Any) -> None:
+    """A body that blocks the event loop for several leases still holds the stage, and its progress is written."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        async with AsyncStageContext(tracker, document, "upload", lease_seconds=1) as ctx:
+            ctx.update_progress(7)
+            began = db.run(document, "upload", "lease_expires_at")
+            # No await in here.
+            assert wait_until(
+                lambda: (db.run(document, "upload", "lease_expires_at") - began).total_seconds() > 2.5, 30
+            )
+            assert db.stage(document, "upload")["progress"] == 7
+
+    run(work)
+    assert db.stage(document, "upload")["status"] == "completed"
+
+
+def test_the_heartbeat_tells_of_a_loss(run: Any, document: str, local: LocalSupabase) -> None:
+    """A run that was taken away raises StageLost at the next call of its body."""
+    other = StageTracker(local.client())
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        with pytest.raises(StageLost):
+            async with AsyncStageContext(tracker, document, "upload", lease_seconds=1) as ctx:
+                other.reset_stage(document, "upload", force=True)
+                pulse = ctx._pulse
+                assert pulse is not None
+                assert await until(lambda: pulse.error is not None)
+                ctx.update_progress(1)
+
+    run(work)
+
+
+def test_a_cancelled_body_is_recorded_as_failed(run: Any, document: str, db: Any) -> None:
+    """Cancelling the task fails the stage, and CancelledError goes on."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        inside = asyncio.Event()
+
+        async def body() -> None:
+            async with AsyncStageContext(tracker, document, "upload") as ctx:
+                ctx.update_progress(33)
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(body())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        stage = db.stage(document, "upload")
+        assert (stage["status"], stage["error"], stage["progress"]) == ("failed", "CancelledError", 33)
+
+    run(work)
+
+
+def test_a_body_that_is_cancelled_again_while_it_is_recorded_is_recorded(run: Any, document: str, db: Any) -> None:
+    """Neither further cancellations nor one that comes while the stage is completed leave it in processing."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        for stage, outcome in (("upload", "failed"), ("storage", "completed")):
+            ending, send = asyncio.Event(), tracker._transport.send
+
+            async def slow(call: Any, *, send: Any = send, ending: asyncio.Event = ending, **options: Any) -> Any:
+                if call.path in {"rpc/fail_stage", "rpc/complete_stage"}:
+                    ending.set()
+                    await asyncio.sleep(0.1)
+                return await send(call, **options)
+
+            async def body(stage: str = stage) -> None:
+                async with AsyncStageContext(tracker, document, stage):
+                    if stage == "upload":
+                        await asyncio.Event().wait()
+
+            tracker._transport.send = slow  # type: ignore[method-assign]
+            task = asyncio.create_task(body())
+            assert await until(lambda stage=stage: db.stage(document, stage)["status"] != "pending")
+            if stage == "upload":
+                task.cancel()
+            await ending.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            tracker._transport.send = send  # type: ignore[method-assign]
+            assert db.stage(document, stage)["status"] == outcome
+
+    run(work)
+
+
+def test_recording_a_cancellation_is_bounded(run: Any, document: str, monkeypatch: pytest.MonkeyPatch, db: Any) -> None:
+    """A cancelled task is not held up for longer than the bound by a database that does not answer."""
+    from processors_v2._async import primitives  # noqa: PLC0415 - what is bounded
+
+    monkeypatch.setattr(primitives.shielded, "__kwdefaults__", {"seconds": 0.1})
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            async with AsyncStageContext(tracker, document, "upload"):
+                tracker._transport._exchange = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign,assignment]
+                raise asyncio.CancelledError
+
+    run(work)
+    assert db.stage(document, "upload")["status"] == "processing"
+
+
+def test_a_start_that_is_cancelled_gives_the_stage_back(run: Any, document: str, db: Any) -> None:
+    """A task that is cancelled while it enters a context holds nothing, and no attempt was used up."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        starting, send = asyncio.Event(), tracker._transport.send
+
+        async def slow(call: Any, **options: Any) -> Any:
+            if call.path == "rpc/start_stage":
+                starting.set()
+                await asyncio.sleep(0.1)
+            return await send(call, **options)
+
+        async def body() -> None:
+            async with AsyncStageContext(tracker, document, "upload"):
+                pytest.fail("ran")
+
+        tracker._transport.send = slow  # type: ignore[method-assign]
+        task = asyncio.create_task(body())
+        await starting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work)
+    assert db.run(document, "upload", "status") == "released"
+    assert db.stage(document, "upload")["status"] == "pending"
+
+
+def test_many_tasks_share_a_tracker_without_loss(run: Any, document: str, db: Any) -> None:
+    """Calls of many tasks at once all take effect."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        await tracker.start_stage(document, "upload")
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(20):
+                tasks.create_task(tracker.update_progress(document, "upload", None, {f"key{number}": number}))
+
+    run(work)
+    assert db.stage(document, "upload")["metadata"] == {f"key{number}": number for number in range(20)}
+
+
+def test_a_cancelled_call_harms_no_other(run: Any, document: str, db: Any) -> None:
+    """A connection whose call was cancelled is not used again, and the next call works."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        for _ in range(10):
+            task = asyncio.create_task(tracker.start_stage(document, "upload", claim_id=uuid.uuid4()))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert await tracker.get_progress(document) == 0.0
+
+    run(work)
+    assert db.stage(document, "upload")["status"] in {"pending", "processing"}
+
+
+def test_a_tracker_is_used_in_one_event_loop_after_another(local: LocalSupabase, document: str) -> None:
+    """Connections belong to an event loop; a tracker opens others in the next one."""
+    tracker = AsyncStageTracker.from_postgres(local.database_url)
+
+    async def work() -> float:
+        async with tracker:
+            return await tracker.get_progress(document)
+
+    assert [asyncio.run(work()) for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_key_is_read_at_each_call_in_the_background_too(
+    proxy: Any, local: LocalSupabase, document: str, db: Any
+) -> None:
+    """Heartbeats and progress go through an HTTP client of the thread's own, with the key of the moment."""
+
+    async def work() -> None:
+        client = await supabase.acreate_client(proxy.url, local.key())
+        tracker = AsyncStageTracker(client)
+        async with tracker, AsyncStageContext(tracker, document, "upload", interval=0) as ctx:
+            client.options.headers["X-Refreshed"] = "yes"
+            ctx.update_progress(5)
+            assert await until(lambda: db.stage(document, "upload")["progress"] == 5)
+
+    asyncio.run(work())
+    (progress,) = [
+        headers for path, headers in zip(proxy.requests, proxy.headers, strict=True) if path == "update_stage_progress"
+    ]
+    assert progress["X-Refreshed"] == "yes"
+
+
+def test_a_call_is_repeated_without_blocking_the_loop(proxy: Any, local: LocalSupabase, document: str) -> None:
+    """Faults of the network are survived, and other tasks go on between the tries."""
+
+    async def work() -> tuple[bool, int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        proxy.faults = ["html", "cut", "drop"]
+        client = await supabase.acreate_client(proxy.url, local.key())
+        async with AsyncStageTracker(client) as tracker:
+            done = await tracker.complete_stage(document, "upload")
+        ticking.cancel()
+        return done, ticks
+
+    done, ticks = asyncio.run(work())
+    assert done is True
+    assert len(proxy.requests) == 4
+    assert ticks > 10
+
+
+@pytest.mark.parametrize("kind", ["fails", "coroutine"])
+def test_a_callback_is_awaited(run: Any, document: str, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """A coroutine function as callback has run when the call returns; what it raises is logged."""
+    heard: list[object] = []
+
+    async def callback(*event: object) -> None:
+        await asyncio.sleep(0)
+        heard.append(event)
+        if kind == "fails":
+            raise RuntimeError("nobody listens")
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        assert await tracker.complete_stage(document, "upload") is True
+        assert heard == [("stage_completed", "upload", document, "completed")]
+
+    run(work, websocket_callback=callback)
+    assert ("nobody listens" in caplog.text) is (kind == "fails")
+
+
+def test_tracking_goes_over_both_kinds_of_iterables(run: Any, document: str, db: Any) -> None:
+    """track takes what is iterated by `for` and by `async for`, and counts both."""
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(4):
+            await asyncio.sleep(0)
+            yield number
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        async with AsyncStageContext(tracker, document, "upload") as ctx:
+            assert [n for n in ctx.track([1, 2], unit="pages")] == [1, 2]  # noqa: C416 - it is iterated
+            assert [n async for n in ctx.track(numbers(), total=4, unit="rows")] == [0, 1, 2, 3]
+            with pytest.raises(InvalidArgument, match="needs a total"):
+                ctx.track(numbers())
+
+    run(work)
+    assert db.stage(document, "upload")["metadata"] == {
+        "pages_processed": 2, "total_pages": 2, "rows_processed": 4, "total_rows": 4,
+    }  # fmt: skip
+
+
+def test_leaving_a_tracked_async_loop_early_keeps_the_last_count(run: Any, document: str, db: Any) -> None:
+    """A break out of an `async for` loop leaves the item at hand uncounted."""
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(10):
+            yield number
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        async with AsyncStageContext(tracker, document, "upload") as ctx:
+            async for number in ctx.track(numbers(), total=10, unit="rows"):
+                if number == 4:
+                    break
+
+    run(work)
+    assert db.stage(document, "upload")["metadata"] == {"rows_processed": 4, "total_rows": 10}
+
+
+def test_a_synchronous_client_is_refused(local: LocalSupabase) -> None:
+    """A Client is refused with the class that it fits, and how to make the other kind."""
+    with pytest.raises(ConfigurationError, match=r"synchronous Client\. Use StageTracker .*acreate_client"):
+        AsyncStageTracker(local.client())  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"not a supabase client.*AsyncStageTracker\.from_env"):
+        AsyncStageTracker(httpx)  # type: ignore[arg-type]
+
+
+def test_from_env_is_awaited(monkeypatch: pytest.MonkeyPatch, proxy: Any, local: LocalSupabase, document: str) -> None:
+    """from_env makes a tracker with an AsyncClient for the project of the environment."""
+    monkeypatch.setenv("SUPABASE_URL", proxy.url)
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", local.key())
+
+    async def work() -> bool:
+        async with await AsyncStageTracker.from_env(retry_for=1) as tracker:
+            assert isinstance(tracker.supabase, supabase.AsyncClient)
+            return await tracker.start_stage(document, "upload")
+
+    assert asyncio.run(work()) is True
+
+
+def test_the_wait_for_a_write_under_way_does_not_block_the_loop(run: Any, document: str, db: Any) -> None:
+    """A block that ends while progress is on its way waits for it, and other tasks go on meanwhile."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        sending, go_on, send = threading.Event(), threading.Event(), tracker._heart._send
+
+        def slow(call: Any, **options: Any) -> Any:
+            if call.path == "rpc/update_stage_progress":
+                sending.set()
+                go_on.wait(20)
+            return send(call, **options)
+
+        tracker._heart._send = slow
+
+        async def let_go() -> None:
+            await until(sending.is_set)
+            go_on.set()
+
+        task = asyncio.create_task(let_go())
+        async with AsyncStageContext(tracker, document, "upload") as ctx:
+            ctx.update_progress(20)
+            await until(sending.is_set)
+        await task
+
+    run(work)
+    assert db.stage(document, "upload")["status"] == "completed"
+
+
+def test_nobody_listens(document: str) -> None:
+    """A database that is not there ends the call with DatabaseUnavailable."""
+
+    async def work() -> None:
+        tracker = AsyncStageTracker.from_postgres("postgresql://postgres@127.0.0.1:9/postgres", retry_for=0.2)
+        with pytest.raises(DatabaseUnavailable, match=r"rpc/start_stage: no answer from 127\.0\.0\.1"):
+            await tracker.start_stage(document, "upload")
+
+    asyncio.run(work())
