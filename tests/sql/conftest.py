@@ -158,6 +158,22 @@ class Sql:
         )
         return row, runs
 
+    def claim(self, stage: str | list[str] = "upload", limit: int = 1, **named: object) -> list[dict[str, Any]]:
+        """What a worker called w gets; a list of stages is given in their order of preference."""
+        name = stage if isinstance(stage, str) else json.dumps(stage)
+        claimed: list[dict[str, Any]] = self.call("claim_stages", name, "w", limit, **named)
+        return claimed
+
+    def finish(self, *outcomes: dict[str, Any]) -> list[dict[str, Any]]:
+        """The answers to outcomes, reported in one call."""
+        answers: list[dict[str, Any]] = self.call("finish_stages", list(outcomes))
+        return answers
+
+    def done(self, document: uuid.UUID, *stages: str) -> None:
+        """Complete stages without having started them."""
+        for stage in stages:
+            self.call("complete_stage", document, stage)
+
     def end_lease(self, document: uuid.UUID, stage: str) -> None:
         """Let the lease of the running run be over."""
         self.run(
@@ -173,6 +189,12 @@ def _adapted(value: object) -> object:
         return Jsonb(value)
     # As a float it would be no numeric argument.
     return decimal.Decimal(str(value)) if isinstance(value, float) else value
+
+
+def outcome_of(run: dict[str, Any], outcome: str, **further: object) -> dict[str, Any]:
+    """What a worker reports of a run that it claimed."""
+    ids = {name: run[name] for name in ("document_id", "stage_name", "claim_id")}
+    return {**ids, "outcome": outcome, **further}
 
 
 class InBackground(threading.Thread):
@@ -268,6 +290,12 @@ def connect(local: LocalSupabase) -> Iterator[Callable[..., Sql]]:
 
 
 @pytest.fixture
+def outcome() -> Callable[..., dict[str, Any]]:
+    """Makes the outcome of a claimed run: outcome(run, "completed", metadata={...})."""
+    return outcome_of
+
+
+@pytest.fixture
 def background() -> type[InBackground]:
     """Runs a call in a thread; outcome() waits for it."""
     return InBackground
@@ -285,6 +313,20 @@ def until_waiting(owner: Sql) -> Callable[[Sql], None]:
         ):
             assert time.monotonic() < deadline, "the connection did not come to wait"
             time.sleep(0.001)
+
+    return wait
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], Any]:
+    """Asks again until the answer is not empty, and returns it."""
+
+    def wait(ask: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + 20
+        while not (answer := ask()):
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.005)
+        return answer
 
     return wait
 

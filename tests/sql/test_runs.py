@@ -98,7 +98,7 @@ def test_a_start_closes_a_run_that_the_column_knows_nothing_of(service, bypass, 
 
 
 def test_a_stage_that_was_set_to_processing_long_ago_is_taken_over_at_once(service) -> None:
-    """processing written by hand holds from its started_at: start takes an old one, and the history keeps what it said."""
+    """processing written by hand holds from its started_at: start takes an old one over, and keeps what it said."""
     document = service.document()
     stages = service.stage_status(document)
     stages["upload"] |= {
