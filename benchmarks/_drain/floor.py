@@ -6,6 +6,7 @@ claimed again; that of a finish does. The tracker does the same.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
@@ -67,6 +68,14 @@ update public.jobs j set status = 'running' from picked cross join own where j.i
 BARE_FINISH = "update public.jobs set status = 'completed' where id = any (%s)"
 
 
+def drop_triggers(connection: psycopg.Connection[Any]) -> None:
+    """Leave documents as the migrations made it, but for the triggers."""
+    for (trigger,) in connection.execute(
+        "select tgname from pg_trigger where tgrelid = 'krai_core.documents'::regclass and not tgisinternal"
+    ).fetchall():
+        connection.execute(f'drop trigger "{trigger}" on krai_core.documents')
+
+
 class BareTable(Lane[int]):
     """A job table of two columns, id and status, with an index on the ready ones."""
 
@@ -122,10 +131,7 @@ class Floor(BareTable):
         super()._prepare(local)
         local.apply_to(self.database, project.migrations_folder())
         with psycopg.connect(local.url_of(self.database), autocommit=True) as connection:
-            for (trigger,) in connection.execute(
-                "select tgname from pg_trigger where tgrelid = 'krai_core.documents'::regclass and not tgisinternal"
-            ).fetchall():
-                connection.execute(f'drop trigger "{trigger}" on krai_core.documents')
+            drop_triggers(connection)
 
     def fill(self, jobs: int) -> None:
         """Empty everything, and put in so many documents with a job each."""
