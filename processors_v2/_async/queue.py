@@ -66,7 +66,7 @@ class AsyncQueue(AsyncWriters):
         call = _calls.get_next_document(stage, worker or this_worker(), claim_id)
         document = await self._transport.send(call)
         if document is not None:
-            self._remember_claim(document["id"], stage, claim_id)
+            self._claims.remember(document["id"], stage, claim_id)
         return document
 
     async def finish_stages(self, outcomes: Iterable[StageOutcome]) -> list[OutcomeAnswer]:

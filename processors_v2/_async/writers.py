@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from processors_v2 import _calls
 from processors_v2._async import primitives
 from processors_v2._async.transports import AsyncTransport
+from processors_v2._claims import Claims
 from processors_v2._errors import StageLost
 from processors_v2._heart import Heart
 
@@ -35,9 +36,7 @@ class AsyncWriters:
         self._lock = threading.Lock()
         # A run that nobody holds any more is not acted for.
         self._contexts: weakref.WeakValueDictionary[Key, AsyncStageContext] = weakref.WeakValueDictionary()
-        # Of get_next_document: claims of documents whose start_stage is still to come, and all of them.
-        self._claims: dict[Key, uuid.UUID] = {}
-        self._unstarted: dict[Key, uuid.UUID] = {}
+        self._claims = Claims()
 
     async def start_stage(
         self,
@@ -66,16 +65,16 @@ class AsyncWriters:
             StageLost: The run of claim_id was closed by somebody else.
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
-        claimed = None if claim_id else self._unstarted.pop((document, stage), None)
+        claimed = None if claim_id else self._claims.start(document, stage)
         try:
             call = _calls.start_stage(document, stage, claim_id or claimed, worker, lease_seconds)
             return await self._transport.send(call)
         except StageLost:
-            self._forget_claim(document, stage, claimed)
+            self._claims.forget(document, stage, claimed)
             raise
         except BaseException:
             if claimed is not None:
-                self._unstarted[document, stage] = claimed
+                self._claims.start_later(document, stage, claimed)
             raise
 
     async def update_progress(
@@ -224,22 +223,7 @@ class AsyncWriters:
 
     def _claim_of(self, document: str, stage: str) -> uuid.UUID | None:
         context = self._contexts.get((document, stage))
-        return self._claims.get((document, stage)) if context is None else context.claim_id
-
-    def _remember_claim(self, document: str, stage: str, claim_id: uuid.UUID) -> None:
-        self._claims[document, stage] = self._unstarted[document, stage] = claim_id
-
-    def _take_claim(self, document: str, stage: str) -> uuid.UUID:
-        """Return the claim that a context runs by: that of get_next_document, once, or another."""
-        unstarted = self._unstarted.pop((document, stage), None)
-        if unstarted is not None:
-            self._claims.pop((document, stage), None)
-        return unstarted or uuid.uuid4()
-
-    def _forget_claim(self, document: str, stage: str, claim_id: uuid.UUID | None) -> None:
-        if claim_id is not None and self._claims.get((document, stage)) == claim_id:
-            del self._claims[document, stage]
-            self._unstarted.pop((document, stage), None)
+        return self._claims.of(document, stage) if context is None else context.claim_id
 
     async def _close(
         self, document: str, stage: str, claim_id: uuid.UUID | None, call: _calls.Call[bool], to: str
@@ -251,16 +235,16 @@ class AsyncWriters:
         try:
             done = await self._transport.send(call)
         except StageLost:
-            self._forget_claim(document, stage, claim_id)
+            self._claims.forget(document, stage, claim_id)
             raise
-        self._forget_claim(document, stage, claim_id)
+        self._claims.forget(document, stage, claim_id)
         if context is not None and is_its_own:
             context.closed_as = to
         return done
 
     def _is_closed(self, document: str, stage: str, claim_id: uuid.UUID, to: str) -> None:
         """Take note that a run was closed beside its context."""
-        self._forget_claim(document, stage, claim_id)
+        self._claims.forget(document, stage, claim_id)
         context = self._contexts.get((document, stage))
         if context is not None and context.claim_id == claim_id:
             context._running().stop()  # noqa: SLF001 - the two are one

@@ -69,6 +69,8 @@ class ClaimedRun(StageContext):
             StageConflict: It is over, or in use already.
         """
         self._running()
+        if self.closed_as is not None and not self._is_entered:
+            raise self._is_over()
         if self._is_entered:
             raise StageConflict(f"{self!r} is running already", hint="A claimed run is used once: claim another")
         self._is_entered = True
@@ -88,12 +90,17 @@ class ClaimedRun(StageContext):
         released = primitives.shielded(self._give_back())
         self.closed_as = "released"
         self.tracker._leave(self)  # noqa: SLF001 - the two are one
+        if not self._is_entered:
+            self._pulse = self.claim_id = None
         return released
 
     def _running(self) -> Pulse:
         if self._pulse is None:
-            raise StageConflict(f"{self!r} is over", hint="A claimed run is used once: claim another")
+            raise self._is_over()
         return self._pulse
+
+    def _is_over(self) -> StageConflict:
+        return StageConflict(f"{self!r} is over", hint="A claimed run is used once: claim another")
 
     def _record_failure(self, error: BaseException) -> None:
         self.tracker.fail_stage(

@@ -97,7 +97,10 @@ class StageContext(primitives.Tracking):
         """
         if self._pulse is not None:
             raise StageConflict(f"{self!r} is running already", hint="Make a new one for each `with`")
-        self.claim_id = self.tracker._take_claim(self.document_id, self.stage_name)  # noqa: SLF001 - the two are one
+        self.claim_id = (
+            self.tracker._claims.take(self.document_id, self.stage_name)  # noqa: SLF001 - the two are one
+            or uuid.uuid4()
+        )
         try:
             started = primitives.shielded(
                 self.tracker.start_stage(

@@ -67,7 +67,7 @@ class Queue(Writers):
         call = _calls.get_next_document(stage, worker or this_worker(), claim_id)
         document = self._transport.send(call)
         if document is not None:
-            self._remember_claim(document["id"], stage, claim_id)
+            self._claims.remember(document["id"], stage, claim_id)
         return document
 
     def finish_stages(self, outcomes: Iterable[StageOutcome]) -> list[OutcomeAnswer]:

@@ -50,6 +50,14 @@ class Database:
             stage,
         )
 
+    def drop_stage(self, stage: str) -> None:
+        """Take a stage that a test registered out of the pipeline, as if it had never been."""
+        for table in ("stage_prerequisites", "stage_runs", "stages"):
+            column = "name" if table == "stages" else "stage_name"
+            self.connection.execute(f"delete from krai_core.{table} where {column} = %s", [stage])
+        while self.one("select krai_core.fill_ready_runs()"):
+            pass
+
     def end_lease(self, document: str, stage: str) -> None:
         """Let the lease of the running run be over, as if its holder had been silent for long."""
         self.one(
