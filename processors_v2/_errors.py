@@ -182,6 +182,8 @@ def from_word(answer: Mapping[str, Any], code: str | None = None) -> StageTracke
     word = answer.get("error")
     details = {name: value for name, value in answer.items() if name not in {"ok", "error", "message", "hint"}}
     kind = _BY_WORD.get(str(word), StageTrackerError)
+    if kind is StageLost and details.get("run") == "cancelled":
+        kind = StageCancelled
     return kind(str(answer.get("message")), hint=answer.get("hint"), code=code, error=word, details=details)
 
 

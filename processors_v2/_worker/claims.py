@@ -170,7 +170,7 @@ class Claims:
             self._is_idle = False
             if max(found.values()) >= _REAP_LIMIT:
                 self._next_reap = 0.0
-        return any(found[word] for word in ("requeued", "adopted", "filled"))
+        return any(count for word, count in found.items() if word != "failed")
 
     def _sleep(self, seconds: float | None) -> None:
         left = max(0.0, self._next_reap - time.monotonic())

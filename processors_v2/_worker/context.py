@@ -24,8 +24,8 @@ _values = threading.Lock()
 class Send(Protocol):
     """How a call reaches the database: ``send`` of a transport."""
 
-    def __call__(self, call: _calls.Call[T], *, retry: bool = True) -> T:
-        """Send a call and return its result."""
+    def __call__(self, call: _calls.Call[T], *, retry: bool = True, within: float | None = None) -> T:
+        """Send a call and return its result; ``within`` seconds at most for one try."""
 
 
 class Link(Protocol):

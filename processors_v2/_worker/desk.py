@@ -64,9 +64,10 @@ class Pauses:
 
     def next(self) -> float:
         """Return the seconds to wait before the next try."""
-        self._tries += 1
         # The exponent is bounded, as 2.0 ** 1024 is no float.
-        return random.uniform(0, min(self._longest, _FIRST_PAUSE * 2 ** min(self._tries, 30)))  # noqa: S311 - no secret
+        most = min(self._longest, _FIRST_PAUSE * 2 ** min(self._tries, 30))
+        self._tries += 1
+        return random.uniform(0, most)  # noqa: S311 - no secret
 
     def reset(self) -> None:
         """Begin again with a short one."""

@@ -27,7 +27,7 @@ class Ending:
         error: Of a failure, for people.
         retry: Whether a failure is to be tried again while attempts are left.
         reason: Of a skip.
-        progress: Percent that was reported last, where it was not written yet.
+        progress: Percent that was reported last, where it was not written yet; None where it does not matter.
         trace: Traceback of a failure, for the log.
     """
 
@@ -38,6 +38,14 @@ class Ending:
     reason: str | None = None
     progress: float | None = None
     trace: str | None = None
+
+    def before(self) -> tuple[float | None, dict[str, Any]] | None:
+        """Return, once, what the outcome itself does not carry and has to be reported before it, if there is such."""
+        progress, metadata = self.progress, {}
+        self.progress = None
+        if self.outcome == "skipped" and self.metadata:
+            metadata, self.metadata = self.metadata, None
+        return (progress, metadata) if metadata or progress is not None else None
 
     def request(self, run: RunContext) -> dict[str, Any]:
         """Return the outcome as finish_stages wants it."""

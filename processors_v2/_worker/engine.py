@@ -30,6 +30,7 @@ _logger = logging.getLogger("processors_v2")
 _LONGEST_PAUSE = 1.0
 # Seconds for what is left to say to the database after the time of the handlers.
 _LAST_WORDS = 5.0
+_SHORTEST_CALL = 1.0
 
 
 class Starter(Protocol):
@@ -186,6 +187,7 @@ class Engine:
                 answer = self._desk.send(
                     _calls.release_stages([run._identity() for run in asked.values()]),
                     retry=False,
+                    within=max(_SHORTEST_CALL, until - time.monotonic()),
                 )
             except StageTrackerError as problem:
                 _logger.warning("%d runs were not released: %s", len(asked), problem)

@@ -13,6 +13,7 @@ from processors_v2._worker.desk import Desk
 _logger = logging.getLogger("processors_v2")
 
 _LONGEST_PAUSE = 1.0
+_SHORTEST_CALL = 1.0
 
 
 class Keeper:
@@ -67,7 +68,9 @@ class Keeper:
         if not runs:
             return
         try:
-            answer = self._desk.send(_calls.heartbeat([run._identity() for run in runs]), retry=False)
+            # No longer than the lease is worth waiting for.
+            within = max(_SHORTEST_CALL, self._every)
+            answer = self._desk.send(_calls.heartbeat([run._identity() for run in runs]), retry=False, within=within)
         except StageTrackerError as problem:
             _logger.warning("the leases of %d runs were not renewed: %s; tried again", len(runs), problem)
             # A third of a long lease would be a long time to leave it alone.

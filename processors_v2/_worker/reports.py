@@ -13,7 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from processors_v2 import _calls
-from processors_v2._errors import DatabaseUnavailable, InvalidArgument, StageLost, StageTrackerError, from_word
+from processors_v2._errors import (
+    DatabaseUnavailable,
+    InvalidArgument,
+    StageCancelled,
+    StageLost,
+    StageTrackerError,
+    from_word,
+)
 from processors_v2._worker.context import RunContext
 from processors_v2._worker.desk import HOPELESS, Desk, Pauses
 from processors_v2._worker.ending import Ending
@@ -54,7 +61,7 @@ class Reports:
         self._delivered = delivered
         self._fail = fail
         self._ended: collections.deque[RunContext] = collections.deque()
-        # Failures whose last progress is under way.
+        # Runs of which something was reported that goes before the outcome.
         self._second: list[RunContext] = []
         self._reporting: dict[RunContext, None] = {}
         self._bell = threading.Event()
@@ -138,10 +145,9 @@ class Reports:
             ending = run._ending
             assert ending is not None  # noqa: S101 - for the type checker
             self._reporting.pop(run, None)
-            if ending.progress is not None:
-                # One call takes one outcome of a run: the percent at which it failed goes before.
-                items.append((run, _progress(run, ending.progress, {})))
-                ending.progress = None
+            if (before := ending.before()) is not None:
+                # One call takes one outcome of a run.
+                items.append((run, _progress(run, *before)))
                 self._second.append(run)
             else:
                 items.append((run, ending.request(run)))
@@ -202,7 +208,7 @@ class Reports:
                 # The handler hears it at its next call.
                 run._over = problem
         elif isinstance(problem, StageLost) or problem.error in {"conflict", "unknown_document"} or ending is None:
-            self._desk.let_go(run, "lost")
+            self._desk.let_go(run, "cancelled" if isinstance(problem, StageCancelled) else "lost")
         elif ending.outcome == "failed" and not ending.metadata:
             _logger.error("%r: the database takes no outcome of this run, which returns to the queue", run)
             self._desk.let_go(run, "lost")
