@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from processors_v2._calls import Call, TextArray
-from processors_v2._errors import ConfigurationError, InvalidArgument, from_answer
+from processors_v2._errors import AccessDenied, ConfigurationError, InvalidArgument, from_answer
 from processors_v2._retries import TransientError, answered
 
 T = TypeVar("T")
@@ -24,6 +24,8 @@ _NEVER_RAN = {"53300", "57P03", "40P01", "55P03"}
 _MAY_HAVE_RUN = {"57P01", "57P02", "57P05"}
 
 _SERVER_ERROR = 500
+
+_DENIED = "Connect as a role that may execute the functions of krai_core, such as postgres, the owner of the tables"
 
 # Postgres may look away for ten seconds, a dead machine must not be waited for until TCP gives up.
 _DEFAULTS = {
@@ -59,7 +61,7 @@ def parameters(url: str) -> dict[str, str]:
         except psycopg.Error:
             # What libpq says may quote the password, so it is not even the context of what is raised.
             given = None
-    if given is None:
+    if given is None or not all(port.isdigit() for port in str(given.get("port", "5432")).split(",")):
         raise ConfigurationError(
             "the URL of Postgres cannot be read",
             hint="Its form is postgresql://user:password@host:5432/database, with special characters in user and "
@@ -127,7 +129,10 @@ def problem_of(error: psycopg.Error) -> Exception:
         "details": diag.message_detail,
         "hint": diag.message_hint,
     }
-    return answered(from_answer(_SERVER_ERROR, body))
+    found = from_answer(_SERVER_ERROR, body)
+    if isinstance(found, AccessDenied):
+        found.hint = _DENIED
+    return answered(found)
 
 
 def no_connection(error: Exception) -> TransientError:

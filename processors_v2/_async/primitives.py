@@ -32,7 +32,12 @@ class FreeList(Generic[T]):
         self._free: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, deque[T]] = weakref.WeakKeyDictionary()
 
     def _mine(self) -> deque[T]:
-        return self._free.setdefault(asyncio.get_running_loop(), deque())
+        loop = asyncio.get_running_loop()
+        mine = self._free.get(loop)
+        if mine is None:
+            mine = self._free[loop] = deque()
+            weakref.finalize(loop, _finish, mine)
+        return mine
 
     def take(self) -> T:
         """Return one that nobody else uses."""
@@ -69,14 +74,18 @@ def chosen_http_client(client: Any) -> httpx.AsyncClient | None:
 
 def close_with(owner: object, free: FreeList[Any]) -> None:
     """Close what can be closed outside of its event loop when the owner is gone; the rest is for close()."""
-    weakref.finalize(owner, _finish, free)
+    weakref.finalize(owner, _finish_all, free)
 
 
-def _finish(free: FreeList[Any]) -> None:
+def _finish_all(free: FreeList[Any]) -> None:
     for things in free.all():
-        for thing in things:
-            if hasattr(thing, "pgconn"):
-                thing.pgconn.finish()
+        _finish(things)
+
+
+def _finish(things: Iterable[Any]) -> None:
+    for thing in things:
+        if hasattr(thing, "pgconn"):
+            thing.pgconn.finish()
 
 
 async def settle(pulse: Pulse) -> None:
