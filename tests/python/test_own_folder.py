@@ -137,14 +137,20 @@ import processors_v2, processors_v2.errors, processors_v2.models, processors_v2.
 import supabase
 client = supabase.create_client("http://127.0.0.1:9", "sb_secret_x")
 print(processors_v2.stage_tracker.StageTracker(client, retry_for=0))
+try:
+    processors_v2.stage_tracker.StageTracker.from_postgres("postgresql://localhost")
+except processors_v2.errors.ConfigurationError as error:
+    print(error)
 """
 
 
 def test_the_core_dependencies_are_enough(python: Run, theirs: Path) -> None:
-    """The tracker is imported and made in an environment without any of the extras."""
+    """The tracker is imported and made without any of the extras, and from_postgres says which one it needs."""
     (theirs / "upload_processor.py").unlink()
     done = python(CORE_ONLY)
-    assert (done.stdout, done.stderr) == ("StageTracker(RestTransport(http://127.0.0.1:9/rest/v1))\n", "")
+    made = "StageTracker(RestTransport(http://127.0.0.1:9/rest/v1))"
+    refused = "from_postgres needs psycopg: psycopg. pip install 'stage-tracker[postgres]'"
+    assert (done.stdout, done.stderr) == (f"{made}\n{refused}\n", "")
 
 
 def test_the_import_reaches_for_nothing(python: Run) -> None:

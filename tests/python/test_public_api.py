@@ -11,7 +11,14 @@ import pytest
 
 from processors_v2 import errors, models, stage_tracker
 from processors_v2.models import Stage, StageCounts, StageState, StageStatus
-from processors_v2.stage_tracker import StageContext, StageTracker
+from processors_v2.stage_tracker import (
+    AsyncClaimedRun,
+    AsyncStageContext,
+    AsyncStageTracker,
+    ClaimedRun,
+    StageContext,
+    StageTracker,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +53,7 @@ def test_every_public_name_has_a_docstring() -> None:
         assert module.__doc__
         for name in module.__all__:
             assert not inspect.isclass(getattr(module, name)) or getattr(module, name).__doc__, name
-    for owner in (StageTracker, StageContext):
+    for owner in (StageTracker, StageContext, ClaimedRun, AsyncStageTracker, AsyncStageContext, AsyncClaimedRun):
         for name, member in inspect.getmembers(owner):
             if not name.startswith("_") and callable(member):
                 assert member.__doc__, name

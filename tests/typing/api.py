@@ -3,17 +3,43 @@
 It is checked, not run; ``assert_type`` fails the check where a type is another one.
 """
 
+import datetime as dt
 import enum
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal, assert_type
 
 import supabase
 
 from processors_v2 import errors
 from processors_v2.local import LocalSupabase
-from processors_v2.models import DocumentState, DocumentStatus, Stage, StageCounts, StageState, StageStatus
-from processors_v2.stage_tracker import StageContext, StageTracker
+from processors_v2.models import (
+    AwaitedStage,
+    DocumentState,
+    DocumentStatus,
+    HeartbeatAnswer,
+    OutcomeAnswer,
+    Reaped,
+    Rebuilt,
+    ReleaseAnswer,
+    Retried,
+    RetriedRun,
+    Stage,
+    StageCounts,
+    StageExplanation,
+    StageOutcome,
+    StageRun,
+    StageState,
+    StageStatus,
+)
+from processors_v2.stage_tracker import (
+    AsyncClaimedRun,
+    AsyncStageContext,
+    AsyncStageTracker,
+    ClaimedRun,
+    StageContext,
+    StageTracker,
+)
 
 
 class Name(enum.Enum):
@@ -33,6 +59,11 @@ def construct(client: supabase.Client, local: LocalSupabase) -> StageTracker:
     StageTracker(supabase_client=client, websocket_callback=on_event, timeout=5.0, retry_for=0)
     StageTracker(local.client(), on_event)
     assert_type(StageTracker.STAGES, list[str])
+    assert_type(StageTracker.from_postgres("postgresql://", on_event, timeout=5.0, retry_for=0), StageTracker)
+    with StageTracker(client) as tracker:
+        assert_type(tracker, StageTracker)
+        assert_type(tracker.supabase, supabase.Client | None)
+        tracker.close()
     return StageTracker(client)
 
 
@@ -47,6 +78,7 @@ def write(tracker: StageTracker, document_id: str | uuid.UUID) -> None:
     assert_type(tracker.complete_stage(document_id=document_id, stage_name="upload", metadata={"a": claim_id}), bool)
     assert_type(tracker.fail_stage(document_id, "upload", "text", {"a": 1}), bool)
     assert_type(tracker.fail_stage(document_id, "upload", error=ValueError(), claim_id=claim_id), bool)
+    assert_type(tracker.fail_stage(document_id, "upload", None, retry=True), bool)
     assert_type(tracker.skip_stage(document_id, "upload", reason="no images"), bool)
     assert_type(tracker.retry_stage(document_id, "upload", actor="me"), bool)
     assert_type(tracker.reset_stage(document_id, "upload", cascade=True, force=True, actor="me"), bool)
@@ -92,6 +124,84 @@ def run(tracker: StageTracker, document_id: str | uuid.UUID, pages: list[bytes],
             assert_type(number, int)
         ctx.skip()
         ctx.skip(reason="no images")
+
+
+def operate(tracker: StageTracker, document_id: str | uuid.UUID) -> None:
+    """What people and schedulers call."""
+    retried = tracker.retry_failed(Name.UPLOAD, "timeout", dt.datetime.now(dt.UTC), 10, dry_run=True, actor="me")
+    assert_type(retried, Retried)
+    assert_type(retried["runs"], list[RetriedRun])
+    assert_type(tracker.retry_failed(), Retried)
+    assert_type(tracker.cancel_document(document_id, "not wanted", actor="me"), bool)
+    assert_type(tracker.set_priority(document_id, 5, actor="me"), bool)
+    assert_type(tracker.pause_stage("upload", actor="me"), bool)
+    assert_type(tracker.resume_stage(Name.UPLOAD), bool)
+    assert_type(tracker.register_stage("ocr", ["upload", Name.UPLOAD], position=3, weight=1.5, actor="me"), bool)
+    assert_type(tracker.register_stage("ocr", lease_seconds=60, timeout_seconds=600, max_attempts=3), bool)
+    assert_type(tracker.disable_stage("ocr"), bool)
+    assert_type(tracker.reap(), Reaped)
+    assert_type(tracker.fill_ready_runs(100), int)
+    assert_type(tracker.rebuild_ready_runs(), Rebuilt)
+    told = tracker.explain_stage(document_id, "upload")
+    assert_type(told, StageExplanation)
+    assert_type(told["waits_for"], list[AwaitedStage])
+    assert_type(told["place"], int | None)
+
+
+def work(tracker: StageTracker) -> None:
+    """What workers call."""
+    for document in tracker.get_documents_ready_for("upload", limit=5):
+        assert_type(document, dict[str, Any])
+    assert_type(tracker.get_next_document(Name.UPLOAD, worker="w"), dict[str, Any] | None)
+    assert_type(tracker.claim(["upload", Name.UPLOAD], 10, worker="w", lease_seconds=60), list[ClaimedRun])
+    for run in tracker.claim("upload"):
+        with run as ctx:
+            assert_type(ctx, ClaimedRun)
+            assert_type(ctx.filename, str)
+            assert_type(ctx.attempt, int)
+            assert_type(ctx.max_attempts, int)
+            assert_type(ctx.idempotency_key, str)
+            assert_type(ctx.release(), bool)
+            raise errors.PermanentError
+    named: StageRun = {"document_id": uuid.uuid4(), "stage_name": "upload", "claim_id": uuid.uuid4()}
+    outcome: StageOutcome = {
+        "document_id": "",
+        "stage_name": "upload",
+        "claim_id": uuid.uuid4(),
+        "outcome": "failed",
+        "error": ValueError(),
+        "retry": True,
+    }
+    answers = tracker.finish_stages([outcome])
+    assert_type(answers, list[OutcomeAnswer])
+    assert_type(answers[0]["ok"], bool)
+    assert_type(tracker.heartbeat([named]), HeartbeatAnswer)
+    assert_type(tracker.release_stages([named]), ReleaseAnswer)
+
+
+async def asynchronously(client: supabase.AsyncClient, document_id: uuid.UUID, more: AsyncIterator[int]) -> None:
+    """The same, awaited."""
+    assert_type(await AsyncStageTracker.from_env(), AsyncStageTracker)
+    assert_type(AsyncStageTracker.from_postgres("postgresql://"), AsyncStageTracker)
+    async with AsyncStageTracker(client, on_event, timeout=5.0, retry_for=0) as tracker:
+        assert_type(tracker.supabase, supabase.AsyncClient | None)
+        assert_type(await tracker.start_stage(document_id, Name.UPLOAD), bool)
+        assert_type(await tracker.get_document_status(document_id), DocumentStatus)
+        async with AsyncStageContext(tracker, document_id, "upload") as ctx:
+            assert_type(ctx, AsyncStageContext)
+            ctx.update_progress(50)
+            for page in ctx.track([b""], unit="pages"):
+                assert_type(page, bytes)
+            async for number in ctx.track(more, total=3):
+                assert_type(number, int)
+            await ctx.skip()
+        for run in await tracker.claim("upload", limit=2):
+            assert_type(run, AsyncClaimedRun)
+            async with run:
+                assert_type(await run.release(), bool)
+        async for document in tracker.get_documents_ready_for("upload"):
+            assert_type(document, dict[str, Any])
+        await tracker.close()
 
 
 def handle(work: Callable[[], None]) -> None:
