@@ -1,12 +1,12 @@
 """How fast one worker drains 10,000 no-op stage runs, beside bare SQL and the peers, on one embedded Postgres.
 
-The lanes drain in turns, so that all meet the same noise: the floor and the table of two columns (_drain/floor.py), the
-tracker over a Postgres connection and through PostgREST, each in batches of 1, 10, 100 and 500. The peers, each with
-its own fast settings (_drain/peer_*.py), drain one after the other. What has a target is measured in three rounds, and
-its ratio is the median of the rounds' ratios.
+The lanes drain in turns, so that all meet the same noise: the floor and the table of two columns (_drain/floor.py), and
+the calls of the tracker in a plain loop, over a Postgres connection and through PostgREST, each in batches of 1, 10, 100
+and 500. StageWorker, and the peers with their own fast settings (_drain/peer_*.py), drain one after the other. What has
+a target is measured in three rounds, and its ratio is the median of the rounds' ratios.
 
---only takes some of floor, two_columns, direct, postgrest, procrastinate, pgqueuer, dbos, and of the batches 1, 10,
-100, 500: --only floor,direct,100
+--only takes some of floor, two_columns, direct, postgrest, worker, procrastinate, pgqueuer, dbos, and of the batches 1,
+10, 100, 500: --only floor,direct,100
 """
 
 import statistics
@@ -23,13 +23,9 @@ from benchmarks._drain.lanes import Lane, race
 from benchmarks._drain.ours import Ours
 from processors_v2.local import LocalSupabase
 
-LANES: dict[str, Callable[[LocalSupabase], Lane[Any]]] = {
-    "floor": Floor,
-    "two_columns": BareTable,
-    "direct": Ours.direct,
-    "postgrest": Ours.postgrest,
-}
-WHO = (*LANES, *dict.fromkeys(peer.package for peer in peers.PEERS))
+OURS: dict[str, Callable[[LocalSupabase], Ours]] = {"direct": Ours.direct, "postgrest": Ours.postgrest}
+LANES: dict[str, Callable[[LocalSupabase], Lane[Any]]] = {"floor": Floor, "two_columns": BareTable, **OURS}
+WHO = (*LANES, "worker", *dict.fromkeys(peer.package for peer in peers.PEERS))
 BATCHES = {"100": 100, "1": 1, "10": 10, "500": 500}
 PARTS = (WHO, tuple(BATCHES))
 
@@ -46,7 +42,14 @@ TARGETS = {
     ("direct", "dbos"): 2.5,
     ("PostgREST", "direct"): 0.7,
 }
-BESIDE = (*TARGETS, ("direct", "pgqueuer, durable"), ("direct", "pgqueuer, volatile"), ("two columns", "floor"))
+BESIDE = (
+    *TARGETS,
+    ("StageWorker, direct", "floor"),
+    ("StageWorker, PostgREST", "floor"),
+    ("direct", "pgqueuer, durable"),
+    ("direct", "pgqueuer, volatile"),
+    ("two columns", "floor"),
+)
 
 # Jobs per second by name: of one race of the lanes, or of one peer.
 Rates = dict[str, float]
@@ -57,28 +60,42 @@ def run(bench: Bench) -> None:
     """Run all rounds, and report."""
     measured: dict[int, dict[int, Rates]] = defaultdict(lambda: defaultdict(dict))
     with LocalSupabase() as local, ExitStack() as open_lanes:
-        lanes = [open_lanes.enter_context(closing(LANES[name](local))) for name in LANES if bench.wants(name, WHO)]
+        lanes = {
+            name: open_lanes.enter_context(closing(make(local)))
+            for name, make in LANES.items()
+            if bench.wants(name, WHO) or (name in OURS and bench.wants("worker", WHO))
+        }
         for number, batch, step in bench.progress(plan(bench, local, lanes), "drains"):
             measured[batch][number].update(step())
     for batch in sorted(measured):
         report(bench, batch, list(measured[batch].values()))
 
 
-def plan(bench: Bench, local: LocalSupabase, lanes: list[Lane[Any]]) -> list[Step]:
+def plan(bench: Bench, local: LocalSupabase, lanes: dict[str, Lane[Any]]) -> list[Step]:
     """List what is to be drained: the round, the batch, and how."""
     jobs, turns, rounds = (JOBS // 20, 2, 1) if bench.quick else (JOBS, TURNS, ROUNDS)
+    racing = [lane for name, lane in lanes.items() if bench.wants(name, WHO)]
     steps: list[Step] = []
     for name, batch in BATCHES.items():
-        numbers = range(rounds if batch == MEASURED else 1)
-        if lanes and bench.wants(name, BATCHES):
-            steps += [(number, batch, partial(race, lanes, jobs, batch, turns)) for number in numbers]
+        if not bench.wants(name, BATCHES):
+            continue
+        alone: list[Callable[[], Rates]] = []
         if batch == MEASURED:
-            wanted = [peer for peer in peers.PEERS if bench.wants(peer.package, WHO)]
-            steps += [
-                (number, batch, partial(drain_peer, bench, local, peer, jobs)) for number in numbers for peer in wanted
+            if bench.wants("worker", WHO):
+                alone += [partial(drain_by_worker, lane, jobs) for lane in lanes.values() if isinstance(lane, Ours)]
+            alone += [
+                partial(drain_peer, bench, local, peer, jobs) for peer in peers.PEERS if bench.wants(peer.package, WHO)
             ]
-    # By rounds, so that those who are compared in a round are close to each other in time.
-    return sorted(steps, key=lambda step: (step[1] != MEASURED, step[0]))
+        for number in range(rounds if batch == MEASURED else 1):
+            if racing:
+                steps.append((number, batch, partial(race, racing, jobs, batch, turns)))
+            steps += [(number, batch, step) for step in alone]
+    return steps
+
+
+def drain_by_worker(lane: Ours, jobs: int) -> Rates:
+    """Let a StageWorker drain."""
+    return {f"StageWorker, {lane.name}": lane.drain_by_worker(jobs, MEASURED)}
 
 
 def drain_peer(bench: Bench, local: LocalSupabase, peer: peers.Peer, jobs: int) -> Rates:

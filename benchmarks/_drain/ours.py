@@ -3,6 +3,7 @@
 Nothing is taken away from what the migrations make: row level security, the GIN index, the triggers, the history.
 """
 
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, Self
@@ -14,9 +15,11 @@ from processors_v2 import _calls
 from processors_v2._local import project
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
+from processors_v2.worker import RunContext, StageWorker
 
 STAGE = "upload"
 SUCCESSORS = 2
+CONCURRENCY = 4
 
 
 def fill(connection: psycopg.Connection[Any], documents: int) -> None:
@@ -42,6 +45,10 @@ def count_done(connection: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
+def do_nothing(_: RunContext) -> None:
+    """Handle a stage."""
+
+
 class Ours(Lane[dict[str, Any]]):
     """The tracker's calls in a plain loop: claim_stages and finish_stages.
 
@@ -53,6 +60,7 @@ class Ours(Lane[dict[str, Any]]):
 
     def __init__(self, name: str, tracker: StageTracker, url: str) -> None:
         self.name = name
+        self._tracker = tracker
         self._send = tracker._transport.send  # noqa: SLF001 (claim() would keep the runs alive, too)
         self._connection = psycopg.connect(url, autocommit=True)
 
@@ -86,6 +94,21 @@ class Ours(Lane[dict[str, Any]]):
 
     def count_done(self) -> int:  # noqa: D102
         return count_done(self._connection)
+
+    def drain_by_worker(self, jobs: int, batch: int) -> float:
+        """Drain so many jobs by a StageWorker with a handler that does nothing, and return jobs per second.
+
+        Raises:
+            RuntimeError: the worker did not do all of them.
+        """
+        self.fill(jobs)
+        worker = StageWorker(self._tracker, {STAGE: do_nothing}, concurrency=CONCURRENCY, batch=batch)
+        begin = time.perf_counter()
+        worker.run(until_empty=True)
+        seconds = time.perf_counter() - begin
+        if self.count_done() != jobs:
+            raise RuntimeError(f"StageWorker, {self.name}: {self.count_done()} of {jobs} jobs are done.")
+        return jobs / seconds
 
     def close(self) -> None:  # noqa: D102
         self._connection.close()
