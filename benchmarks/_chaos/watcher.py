@@ -1,0 +1,131 @@
+"""Looks whether all adds up, again and again, each time in one snapshot of the database.
+
+What should be is worked out here from documents and prerequisites alone, and not by the functions that are judged.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from benchmarks._chaos.faults import waiting_claims
+
+_SNAPSHOT = """
+with truth as materialized (
+    select d.id, t.key as stage, t.value ->> 'status' as status
+    from krai_core.documents d cross join lateral jsonb_each(d.stage_status) t
+), waiting as (
+    select distinct t.id, p.stage_name as stage from krai_core.stage_prerequisites p
+    join truth t on t.stage = p.requires and t.status not in ('completed', 'skipped')
+), ended as (
+    select distinct on (r.document_id, r.stage_name) r.document_id, r.stage_name, r.retry_at from krai_core.stage_runs r
+    where r.status not in ('ready', 'running') order by r.document_id, r.stage_name, r.id desc
+), due as (
+    select t.id, t.stage, false as is_failed from truth t where t.status = 'pending'
+    union all
+    select t.id, t.stage, true from truth t join ended e on e.document_id = t.id and e.stage_name = t.stage
+    where t.status = 'failed' and e.retry_at is not null
+), wanted as (
+    (select d.id, d.stage from due d except table waiting)
+), ready as (
+    select r.document_id as id, r.stage_name as stage from krai_core.stage_runs r where r.status = 'ready'
+), running as (
+    select r.document_id as id, r.stage_name as stage from krai_core.stage_runs r where r.status = 'running'
+), processing as (
+    select t.id, t.stage from truth t where t.status = 'processing'
+)
+select
+    (select jsonb_object_agg(c.status, c.n) from (select t.status, count(*) as n from truth t group by t.status) c),
+    krai_core.get_stage_statistics() -> 'stages',
+    jsonb_build_object(
+        'documents', (select count(*) from krai_core.documents),
+        'to be tried again', (select count(*) from due d where d.is_failed),
+        'a stage is processing and has no run', (select count(*) from (table processing except table running) x),
+        'a run is running and its stage is not processing',
+            (select count(*) from (table running except all table processing) x),
+        'a stage is ready and not in the queue', (select count(*) from (table wanted except table ready) x),
+        'a run is in the queue and its stage is not ready',
+            (select count(*) from (table ready except all table wanted) x)),
+    (select deadlocks from pg_stat_database where datname = current_database())
+"""
+
+_ENDED = ("completed", "skipped", "failed")
+
+
+@dataclass
+class Seen:
+    """What was seen.
+
+    Attributes:
+        samples: so many times.
+        wrong: what did not add up.
+        waits: claims that waited for a lock.
+        deadlocks: counted by Postgres.
+        ended: stages that had ended for good in the last sample.
+    """
+
+    samples: int = 0
+    wrong: list[str] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+    deadlocks: int = 0
+    ended: int = 0
+
+
+class Watcher:
+    """Takes samples.
+
+    Args:
+        url: of a superuser.
+        documents: how many there are; nobody adds or deletes any.
+    """
+
+    def __init__(self, url: str, documents: int) -> None:
+        self.seen = Seen()
+        self._url = url
+        self._documents = documents
+        self._connection: psycopg.Connection[Any] | None = None
+        self._counted = 0
+
+    def look(self) -> Seen:
+        """Take a sample; while Postgres is away there is none."""
+        with contextlib.suppress(psycopg.OperationalError):
+            if self._connection is None or self._connection.closed:
+                self._connection = psycopg.connect(self._url, autocommit=True)
+                # The plan must not depend on what the tables were like at first.
+                self._connection.execute("set jit = off")
+                self._counted = 0
+            row = self._connection.execute(_SNAPSHOT).fetchone()
+            assert row is not None
+            self._judge(*row)
+            self.seen.waits += waiting_claims(self._connection)
+        return self.seen
+
+    def _judge(
+        self, counts: dict[str, int], statistics: dict[str, dict[str, Any]], wrong: dict[str, int], deadlocks: int
+    ) -> None:
+        seen = self.seen
+        seen.samples += 1
+        # A crash sets the counter back.
+        seen.deadlocks += max(deadlocks - self._counted, 0)
+        self._counted = deadlocks
+        if (documents := wrong.pop("documents")) != self._documents:
+            seen.wrong.append(f"there are {documents} documents and not {self._documents}")
+        again = wrong.pop("to be tried again")
+        total = sum(counts.values())
+        if total != self._documents * len(statistics):
+            seen.wrong.append(f"{counts} are {total} stages and not {self._documents} x {len(statistics)}")
+        for stage, said in statistics.items():
+            counted = sum(said[word] for word in ("pending", "processing", "completed", "failed", "skipped"))
+            if counted != self._documents:
+                seen.wrong.append(f"get_stage_statistics: {said} of {stage} are not {self._documents}")
+        for word, count in counts.items():
+            if (said_total := sum(said[word] for said in statistics.values())) != count:
+                seen.wrong.append(f"get_stage_statistics: {said_total} are {word} and not {count}")
+        seen.wrong += [f"{what}: {count} times" for what, count in wrong.items() if count]
+        seen.ended = sum(counts.get(word, 0) for word in _ENDED) - again
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()

@@ -1,0 +1,31 @@
+"""Workers under kill -9, SIGSTOP, restarts and lost answers: nothing lost, nothing twice.
+
+Eight workers do 20,000 stages through supabase-py and PostgREST while they are killed and stopped, Postgres and
+PostgREST are restarted, and 10 % of the answers are lost after their commit; half of the workers are StageWorkers, the
+others a loop over all calls. A judge then holds the rows of the database against what the workers wrote down.
+CHAOS_SEED repeats the draws of an earlier run.
+"""
+
+import os
+import random
+
+from benchmarks.__main__ import Bench
+from benchmarks._chaos import chaos
+from benchmarks._chaos.size import FULL, SHORT
+
+
+def run(bench: Bench) -> None:
+    """Do the work under faults, and give the verdicts."""
+    size = SHORT if bench.quick else FULL
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"CHAOS_SEED={seed}")
+    report = chaos.run(size, seed)
+    bench.add("seed", report.seed, "")
+    bench.add("time", report.seconds, "s")
+    for name, value in report.facts.items():
+        bench.add(name, value, "")
+    for verdict in report.verdicts:
+        target = f"none in {verdict.checked:,}"
+        bench.add(f"violations: {verdict.name}", len(verdict.violations), "", target=target, ok=verdict.ok)
+        for violation in verdict.violations[:5]:
+            print(f"{verdict.name}: {violation}")
