@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import threading
 import time
 import uuid
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from processors_v2 import _calls
-from processors_v2._errors import InvalidArgument, StageTrackerError
+from processors_v2._errors import DatabaseUnavailable, InvalidArgument, StageTrackerError
 from processors_v2._worker.context import Link, RunContext
 from processors_v2._worker.desk import HOPELESS, Desk, Pauses
 from processors_v2._worker.keeper import Keeper
@@ -18,6 +19,7 @@ from processors_v2._worker.lanes import Lane
 _logger = logging.getLogger("processors_v2")
 
 _LONGEST_PAUSE = 2.0
+_SQLSTATE = re.compile("[0-9A-Z]{5}")
 # What reap() looks at in one call.
 _REAP_LIMIT = 1000
 # Runs that ended and are not reported yet, in batches: beyond that the database is behind, and more work of no use.
@@ -72,6 +74,7 @@ class Claims:
         self._closed = threading.Event()
         self._idle = Pauses(idle_max)
         self._is_idle = False
+        self._was_answered = False
         self._next_reap = time.monotonic() + random.uniform(0, reap_seconds)  # noqa: S311 - no secret
         for lane in lanes:
             lane.when_room = self._bell.set
@@ -132,17 +135,24 @@ class Claims:
             tries += 1
             try:
                 answer = self._desk.send(call, retry=False)
-            except (InvalidArgument, *HOPELESS) as problem:
-                self._fail(problem)
-                self._closed.set()
-                return 0
             except StageTrackerError as problem:
+                if self._is_hopeless(problem):
+                    self._fail(problem)
+                    self._closed.set()
+                    return 0
                 # The same claim again: if it took effect, it answers the same.
                 _logger.warning("no work could be claimed: %s; tried again", problem)
                 self._closed.wait(pauses.next())
+        self._was_answered = True
         if answer:
             self._hand_out(answer, claim_id, is_late=tries > 1)
         return len(answer)
+
+    def _is_hopeless(self, problem: StageTrackerError) -> bool:
+        """Whether there is no use in asking again."""
+        # Where nothing of the tracker's has ever answered, it is the URL that is wrong and not the moment.
+        is_database = isinstance(problem, DatabaseUnavailable) or _SQLSTATE.fullmatch(problem.code or "")
+        return isinstance(problem, (InvalidArgument, *HOPELESS)) or not (self._was_answered or is_database)
 
     def _hand_out(self, claimed: list[dict[str, Any]], claim_id: uuid.UUID, *, is_late: bool) -> None:
         text = str(claim_id)

@@ -162,13 +162,16 @@ class Engine:
         for lane in self._lanes:
             lane.close()
         self._is_draining = True
+        _logger.info("worker %s claims no more; what runs has %s s", self._plan.name, self._plan.drain_seconds)
+        self._release(self._not_begun(), last)
+        # What a claim brings that was under way is given back as well, as soon as it is there.
+        claims.join(max(0.0, until - time.monotonic()))
         self._release(self._not_begun(), last)
         self._lane_empty()
         self._drained.wait(max(0.0, until - time.monotonic()))
-        claims.join(max(0.0, last - time.monotonic()))
         late = [run for run in list(self._desk.held.values()) if run._ending is None]
         for run in late:
-            # Its handler hears it; what it still says is dropped.
+            # Its handler hears it.
             run._over = run._over or _stopped(run)
         self._release([*self._not_begun(), *late], last)
         self._reports.close()
@@ -179,13 +182,13 @@ class Engine:
 
     def _release(self, runs: list[RunContext], until: float) -> None:
         """Give runs back to the queue."""
-        held = self._desk.held
-        asked = {run._key(): run for run in runs if run._key() in held}
+        # From here on they count as what the database says, whatever their handlers say.
+        asked = [run for run in runs if self._desk.held.pop(run._key(), None) is not None]
         pauses = Pauses(_LONGEST_PAUSE)
         while asked:
             try:
                 answer = self._desk.send(
-                    _calls.release_stages([run._identity() for run in asked.values()]),
+                    _calls.release_stages([run._identity() for run in asked]),
                     retry=False,
                     within=max(_SHORTEST_CALL, until - time.monotonic()),
                 )
@@ -197,9 +200,7 @@ class Engine:
                     continue
                 _logger.warning("%d runs were not released: they return when their lease is over", len(asked))
                 return
-            for word in ("released", "lost"):
-                for said in answer[word]:
-                    self._desk.let_go(asked[said["document_id"], said["stage_name"], said["claim_id"]], word)
+            self._desk.count({word: len(answer[word]) for word in ("released", "lost")})
             return
 
     def start(self, run: RunContext) -> None:

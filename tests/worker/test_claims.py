@@ -73,9 +73,7 @@ def test_each_stage_may_have_a_limit_of_its_own(documents: Documents, tracker: S
     assert gauge.most == {"upload": 4, "text_extraction": 1}
 
 
-def test_long_work_is_not_hoarded(
-    documents: Documents, tracker: StageTracker, run_beside: Any, soon: Any
-) -> None:
+def test_long_work_is_not_hoarded(documents: Documents, tracker: StageTracker, run_beside: Any, soon: Any) -> None:
     """A worker whose handlers take long holds what it runs: the rest is left to other workers."""
     go_on, begun = threading.Event(), threading.Semaphore(0)
 
@@ -192,9 +190,7 @@ def test_what_a_dead_worker_held_is_taken(documents: Documents, tracker: StageTr
     assert attempts == [2]
 
 
-def test_ready_runs_that_a_new_stage_lacks_are_filled_in(
-    documents: Documents, work: Work, db: Any
-) -> None:
+def test_ready_runs_that_a_new_stage_lacks_are_filled_in(documents: Documents, work: Work, db: Any) -> None:
     """Documents that are older than a stage are seen to before a worker says that nothing is ready."""
     documents(5)
     db.connection.execute("select krai_core.register_stage('thumbnails', p_position => 90)")

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,36 +30,35 @@ def handler(ctx):
         threading.Event().wait()
     time.sleep(0.5)
 
-worker = StageWorker(StageTracker.from_env(), {"upload": handler}, concurrency=1, batch=5, drain_seconds=float(sys.argv[2]))
-print("ready", flush=True)
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+drain_seconds = float(sys.argv[2])
+worker = StageWorker(StageTracker.from_env(), {"upload": handler}, concurrency=1, drain_seconds=drain_seconds)
 worker.run()
 print("ended", {name: count for name, count in worker.counts.items() if count}, flush=True)
 """
 
 
 @contextmanager
-def program(local: LocalSupabase, tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def program(local: LocalSupabase, proxy: Any, tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A worker as a program of its own, which has begun with a stage."""
     file = tmp_path / "work.py"
     file.write_text(PROGRAM)
     process = subprocess.Popen(
         [sys.executable, str(file), *arguments],
-        env={**os.environ, "SUPABASE_URL": local.url, "SUPABASE_SECRET_KEY": local.key()},
+        env={**os.environ, "SUPABASE_URL": proxy.url, "SUPABASE_SECRET_KEY": local.key()},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        assert process.stdout.readline() == "begun\n"
+        while process.stdout.readline() != "begun\n":
+            assert process.poll() is None
         yield process
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
-        assert process.stderr is not None
-        process.stderr.close()
 
 
 def held(db: Any) -> int:
@@ -71,27 +69,27 @@ def held(db: Any) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_handlers_end(
-    documents: Documents, local: LocalSupabase, db: Any, tmp_path: Path, number: signal.Signals
+    documents: Documents, local: LocalSupabase, proxy: Any, db: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
     """What runs is completed within the time for it, the program goes on after run(), and nothing stays held."""
     documents(3)
-    with program(local, tmp_path, "short", "20") as process:
+    with program(local, proxy, tmp_path, "short", "20") as process:
         process.send_signal(number)
-        output, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
     assert "ended {'claimed': 1, 'completed': 1}" in output
     assert held(db) == 0
 
 
 def test_a_handler_that_does_not_end_is_released(
-    documents: Documents, local: LocalSupabase, db: Any, tmp_path: Path
+    documents: Documents, local: LocalSupabase, proxy: Any, db: Any, tmp_path: Path
 ) -> None:
     """When the time is over its stage is ready again, no attempt burned, and the program ends all the same."""
     (document,) = documents()
-    with program(local, tmp_path, "stubborn", "0.2") as process:
+    with program(local, proxy, tmp_path, "stubborn", "0.2") as process:
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
     assert "ended {'claimed': 1, 'released': 1}" in output
     assert db.stage(document, "upload")["status"] == "pending"
     runs = "select array_agg(status || attempt order by id) from krai_core.stage_runs where document_id = %s"
@@ -100,15 +98,17 @@ def test_a_handler_that_does_not_end_is_released(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
 def test_a_second_signal_ends_at_once(
-    documents: Documents, local: LocalSupabase, tmp_path: Path, number: signal.Signals, code: int
+    documents: Documents, local: LocalSupabase, proxy: Any, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """Whatever the handlers do, and however long they may."""
     documents()
-    with program(local, tmp_path, "stubborn", "3600") as process:
-        while process.poll() is None:
-            process.send_signal(number)
-            time.sleep(0.1)
-        assert process.returncode == code
+    with program(local, proxy, tmp_path, "stubborn", "3600") as process:
+        process.send_signal(number)
+        assert process.stdout is not None
+        while "claims no more" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(20) == code
 
 
 def test_handlers_of_signals_are_put_back(documents: Documents, work: Any) -> None:
@@ -153,7 +153,7 @@ def test_what_waits_for_its_turn_is_given_back_at_once(
     assert db.one("select max(attempt) from krai_core.stage_runs") == 1
 
 
-def test_a_released_handler_hears_it(documents: Documents, tracker: StageTracker, soon: Any) -> None:
+def test_a_released_handler_hears_it(documents: Documents, tracker: StageTracker) -> None:
     """A handler beyond its time finds ctx.cancelled, and what it says afterwards is dropped."""
     begun, heard = threading.Event(), threading.Event()
 
