@@ -1,7 +1,7 @@
 """How fast one worker drains 10,000 no-op stage runs, beside bare SQL and the peers, on one embedded Postgres.
 
 The lanes drain in turns, so that all meet the same noise: the floor and the table of two columns (_drain/floor.py), and
-the calls of the tracker in a plain loop, over a Postgres connection and through PostgREST, each in batches of 1, 10, 100
+the calls of the tracker in a plain loop, over a Postgres connection and through PostgREST, in batches of 1, 10, 100
 and 500. StageWorker, and the peers with their own fast settings (_drain/peer_*.py), drain one after the other. What has
 a target is measured in three rounds, and its ratio is the median of the rounds' ratios.
 
