@@ -83,7 +83,7 @@ def run(size: Size, seed: int, look: Callable[[int], None] = lambda _: None) -> 
             troubles=crew.troubles,
             happened=faults.happened,
             seen=watcher.seen,
-            log=(stack._postgres.folder / "postgres.log").read_text(errors="replace"),  # noqa: SLF001 - outlives restarts
+            log=_log(stack),
         )
     facts = _facts(found, proxy, faults)
     return Report(seed, time.monotonic() - began, facts, judge(found))
@@ -129,6 +129,12 @@ def _facts(found: evidence.Evidence, proxy: Proxy, faults: Faults) -> dict[str, 
         "snapshots": found.seen.samples,
         "faults that did not come to pass": faults.left,
     }
+
+
+def _log(stack: LocalSupabase) -> str:
+    server = stack._postgres  # noqa: SLF001 - its log outlives restarts, its counters do not
+    assert server is not None
+    return (server.folder / "postgres.log").read_text(errors="replace")
 
 
 def _ended(found: evidence.Evidence) -> int:

@@ -99,8 +99,8 @@ def _asked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _answered(name: str, arguments: Mapping[str, Any], answer: Any) -> dict[str, Any] | None:
     if name == "heartbeat":
-        words = ("alive", "lost", "cancelled")
-        return {"event": "beaten", **{word: [run["claim_id"] for run in answer[word]] for word in words}}
+        said = {word: [run["claim_id"] for run in answer[word]] for word in ("alive", "lost", "cancelled")}
+        return {"event": "beaten", **said}
     if name in _OPENS:
         return {"event": "opened", "claim": arguments["p_claim_id"], "runs": _opened(name, arguments, answer)}
     if name in _ENDS or name in _MANY:
@@ -129,5 +129,5 @@ def _words(name: str, runs: list[list[str]], answer: Any) -> list[str]:
         return ["ok" if answer else "conflict"]
     if name == "finish_stages":
         return ["ok" if said["ok"] else said["error"] for said in answer]
-    lost = {(run["document_id"], run["stage_name"], run["claim_id"]) for run in answer["lost"]}
-    return ["lease_lost" if tuple(run[:3]) in lost else "ok" for run in runs]
+    lost = [[run["document_id"], run["stage_name"], run["claim_id"]] for run in answer["lost"]]
+    return ["lease_lost" if run[:3] in lost else "ok" for run in runs]

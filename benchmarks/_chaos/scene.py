@@ -1,5 +1,6 @@
 """Small scenes, played by hand, in which one thing goes wrong in a certain way, for the same judge."""
 
+import contextlib
 import threading
 import time
 import uuid
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psycopg
 import supabase
@@ -85,12 +86,10 @@ class Held:
 
     def outcome(self, outcome: str, *, retry: bool) -> dict[str, Any]:
         """Return an outcome for finish_stages that says whose it is."""
-        said = {
-            "completed": {"metadata": {"finished": str(self.claim)}},
-            "failed": {"error": f"failed by {self.claim}", "retry": retry},
-        }[outcome]
         identity = {"document_id": self.document, "stage_name": self.stage, "claim_id": str(self.claim)}
-        return {**identity, "outcome": outcome, **said}
+        if outcome == "failed":
+            return {**identity, "outcome": outcome, "error": f"failed by {self.claim}", "retry": retry}
+        return {**identity, "outcome": outcome, "metadata": {"finished": str(self.claim)}}
 
     def complete(self) -> str:
         """Complete it by the single call; return ok, or the word of the error."""
@@ -163,14 +162,19 @@ class Scene:
 
     def violations(self) -> dict[str, list[str]]:
         """Let the rest be done, and return what the judge finds, by verdict."""
-        self.drain()
+        return {verdict.name: verdict.violations for verdict in judge(self.evidence()) if not verdict.ok}
+
+    def evidence(self, *, drained: bool = True) -> evidence.Evidence:
+        """Let the rest be done, unless it is said not to, and return all there is to judge."""
+        if drained:
+            self.drain()
         count = self.connection.execute("select count(*) from krai_core.documents").fetchone()
         assert count is not None
         watcher = Watcher(self.stack.admin_url, count[0])
         watcher.seen = self.seen
-        watcher.look()
-        watcher.close()
-        found = evidence.read(
+        with contextlib.closing(watcher):
+            watcher.look()
+        return evidence.read(
             self.stack.admin_url,
             self.folder,
             lives=self.lives,
@@ -179,23 +183,22 @@ class Scene:
             seen=self.seen,
             log="",
         )
-        return {verdict.name: verdict.violations for verdict in judge(found) if not verdict.ok}
 
 
-class Beside(threading.Thread):
+class Beside(threading.Thread, Generic[T]):
     """A call in a thread, and what it returned."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], T]) -> None:
         super().__init__(daemon=True)
         self._work = work
-        self.result: Any = None
+        self._results: list[T] = []
         self.start()
 
     def run(self) -> None:
         """Be the thread."""
-        self.result = self._work()
+        self._results.append(self._work())
 
-    def wait(self) -> Any:
+    def wait(self) -> T:
         """Return the result."""
         self.join()
-        return self.result
+        return self._results[0]

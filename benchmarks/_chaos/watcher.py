@@ -36,7 +36,8 @@ with truth as materialized (
     select t.id, t.stage from truth t where t.status = 'processing'
 )
 select
-    (select jsonb_object_agg(c.status, c.n) from (select t.status, count(*) as n from truth t group by t.status) c),
+    (select coalesce(jsonb_object_agg(c.status, c.n), '{}')
+     from (select t.status, count(*) as n from truth t group by t.status) c),
     krai_core.get_stage_statistics() -> 'stages',
     jsonb_build_object(
         'documents', (select count(*) from krai_core.documents),

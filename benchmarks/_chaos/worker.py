@@ -56,7 +56,8 @@ def main(orders: Orders, slot: int, incarnation: int) -> None:
     """Work until SIGTERM, or until whoever made this process is gone."""
     journal = Journal(orders.folder / f"{slot}-{incarnation}.jsonl")
     tracker = StageTracker(orders.client, timeout=10.0, retry_for=60.0)
-    tracker._transport = Recorder(tracker._transport, journal)  # noqa: SLF001 - the one place where all calls pass
+    recorder: Any = Recorder(tracker._transport, journal)  # noqa: SLF001 - the one place where all calls pass
+    tracker._transport = recorder  # noqa: SLF001
     fates = Fates(random.Random(f"{orders.seed}/{slot}/{incarnation}"), orders.lease_seconds, orders.pace)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     name = f"{slot}-{incarnation}"
