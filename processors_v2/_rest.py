@@ -111,7 +111,9 @@ def answer_of(response: httpx.Response) -> Any:
     if code in _NEVER_RAN:
         raise TransientError(_reason(response, body), never_ran=True)
     is_gateway = response.status_code in _GATEWAY and not _DATABASE_CODE.fullmatch(code)
-    if code in _MAY_HAVE_RUN or code.startswith("08") or is_gateway:
+    # What PostgREST says when Postgres is gone in the middle of a call: an error without code and words.
+    is_broken = isinstance(body, dict) and body.get("code") == "" and not body.get("message")
+    if code in _MAY_HAVE_RUN or code.startswith("08") or is_gateway or is_broken:
         raise TransientError(_reason(response, body), never_ran=False)
     if not (isinstance(body, dict) and body.get("message")) or response.status_code < _FIRST_ERROR:
         raise StageTrackerError(

@@ -149,6 +149,18 @@ def test_a_plain_start_is_not_repeated_when_the_connection_broke(
     assert len(proxy.requests) == 1
 
 
+def test_an_error_without_code_and_words_is_a_connection_that_broke(
+    through: StageTracker, proxy: Any, prepared: str
+) -> None:
+    """What PostgREST answers when Postgres crashes in the middle of a call may have run, and is repeated if it can be."""
+    nothing = (400, {"code": "", "details": None, "hint": None, "message": ""})
+    proxy.faults = [nothing]
+    assert through.complete_stage(prepared, "storage") is True
+    proxy.faults = [nothing]
+    with pytest.raises(DatabaseUnavailable, match="not known"):
+        through.start_stage(prepared, "upload")
+
+
 @pytest.mark.parametrize("answer", NEVER_RAN, ids=lambda answer: answer[1])
 def test_a_plain_start_is_repeated_when_nothing_ran(
     through: StageTracker, proxy: Any, prepared: str, answer: tuple[int, str]
