@@ -152,7 +152,7 @@ def test_a_plain_start_is_not_repeated_when_the_connection_broke(
 def test_an_error_without_code_and_words_is_a_connection_that_broke(
     through: StageTracker, proxy: Any, prepared: str
 ) -> None:
-    """What PostgREST answers when Postgres crashes in the middle of a call may have run, and is repeated if it can be."""
+    """What PostgREST answers when Postgres crashes under way may have run, and is repeated if it can be."""
     nothing = (400, {"code": "", "details": None, "hint": None, "message": ""})
     proxy.faults = [nothing]
     assert through.complete_stage(prepared, "storage") is True
