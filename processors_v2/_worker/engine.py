@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from processors_v2 import _calls
-from processors_v2._errors import StageLost, StageTrackerError
+from processors_v2._errors import ConfigurationError, StageLost, StageTrackerError
 from processors_v2._worker.claims import Claims
 from processors_v2._worker.context import RunContext, Send
 from processors_v2._worker.desk import HOPELESS, Desk, Pauses
@@ -235,9 +235,14 @@ class Engine:
         self._reports.end(run, ending)
 
     def put_back(self, run: RunContext, error: Exception) -> None:
-        """Take a run back that cannot begin, and end the worker with an error."""
+        """Take a run back that its executor did not take, and end the worker."""
+        problem = ConfigurationError(
+            f"the executor takes no more jobs: {type(error).__name__}: {error}",
+            hint='It was shut down, or has lost its processes; executor="processes" replaces those that die',
+        )
+        problem.__cause__ = error
         self.lane_of[run.stage_name].put_back(run)
-        self._inbox.put(error)
+        self._inbox.put(problem)
         self._lane_empty()
 
     def is_mine(self, run: RunContext, starter: object) -> bool:

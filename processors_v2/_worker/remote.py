@@ -5,7 +5,6 @@ import queue
 import threading
 from concurrent.futures import CancelledError, Executor, Future
 
-from processors_v2._errors import ConfigurationError
 from processors_v2._worker.context import RunContext
 from processors_v2._worker.ending import Ending
 from processors_v2._worker.job import job_of, work
@@ -72,12 +71,7 @@ class Remote:
         try:
             future = self._executor.submit(work, job)
         except Exception as error:  # noqa: BLE001 - executors raise what they like
-            problem = ConfigurationError(
-                f"the executor takes no more jobs: {type(error).__name__}: {error}",
-                hint='It was shut down, or has lost its processes; executor="processes" replaces those that die',
-            )
-            problem.__cause__ = error
-            self._floor.put_back(run, problem)
+            self._floor.put_back(run, error)
             return
         self._futures[future] = run
         future.add_done_callback(lambda done: self._inbox.put((run, done)))

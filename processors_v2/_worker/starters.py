@@ -42,7 +42,7 @@ class Floor(Protocol):
         """Run a coroutine in the event loop and return its result."""
 
     def put_back(self, run: RunContext, error: Exception) -> None:
-        """Take a run back that cannot begin, and end the worker with an error."""
+        """Take a run back that its executor did not take, and end the worker."""
 
 
 class Threads:

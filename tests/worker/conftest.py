@@ -25,6 +25,9 @@ _sdk = importlib.util.module_from_spec(_spec)
 sys.modules["sdk_fixtures"] = _sdk
 _spec.loader.exec_module(_sdk)
 
+# Handlers that other processes import.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 db, look_into = _sdk.db, _sdk.look_into
 make_tracker, tracker, rest = _sdk.make_tracker, _sdk.tracker, _sdk.rest
 running_proxy, proxy, gateway_client, through = _sdk.running_proxy, _sdk.proxy, _sdk.gateway_client, _sdk.through

@@ -38,6 +38,12 @@ print("ended", {name: count for name, count in worker.counts.items() if count}, 
 """
 
 
+@pytest.fixture
+def tracker(rest: StageTracker) -> StageTracker:
+    """One tracker: what it goes through makes no difference to how a worker ends."""
+    return rest
+
+
 @contextmanager
 def program(local: LocalSupabase, proxy: Any, tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A worker as a program of its own, which has begun with a stage."""
