@@ -166,6 +166,9 @@ begin
     perform set_config('krai_core.writer', p_writer, true);
     update krai_core.documents d set stage_status = p_stage_status where d.id = p_document_id;
     perform set_config('krai_core.writer', '', true);
+    if p_writer <> 'progress' then
+        perform krai_core._follow_legacy(array[p_document_id]);
+    end if;
     if p_changed is not null then
         perform krai_core._derive_ready_runs(array[p_document_id], krai_core._touched_by(p_changed));
     end if;

@@ -95,8 +95,8 @@ begin
         'started_at', krai_core._iso(p_started_at),
         'completed_at', krai_core._iso(p_now),
         -- A clock that was set back gives no negative duration.
-        'duration_seconds', case when p_to <> 'skipped' then
-            case when p_started_at > p_now then 0 else trim_scale(round(extract(epoch from p_now - p_started_at), 6)) end end,
+        'duration_seconds', case when p_to <> 'skipped' and p_started_at is not null
+            then trim_scale(round(greatest(extract(epoch from p_now - p_started_at), 0), 6)) end,
         'progress', case p_to when 'completed' then to_jsonb(100) else p_stage -> 'progress' end,
         'error', case when p_to = 'failed' then krai_core._shown_error(p_error) end,
         'metadata', p_stage -> 'metadata' || p_metadata);
@@ -323,12 +323,12 @@ begin
         where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
         insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, error, retry_at)
         values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, v_error,
-                case when p_retry then krai_core._retry_at(p_stage_name, v_attempt, v_now) end)
+                case when p_retry and p_to = 'failed' then krai_core._retry_at(p_stage_name, v_attempt, v_now) end)
         returning retry_at into v_retry_at;
     else
         update krai_core.stage_runs r
         set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, error = v_error,
-            retry_at = case when p_retry then krai_core._retry_at(p_stage_name, r.attempt, v_now) end
+            retry_at = case when p_retry and p_to = 'failed' then krai_core._retry_at(p_stage_name, r.attempt, v_now) end
         where r.id = v_run.id
         returning retry_at into v_retry_at;
     end if;

@@ -1,10 +1,9 @@
 -- Per-stage document tracking: what workers call. Any number of them, on any machines, with no coordinator but the database.
 --
---   claim_stages      hands out ready runs; never waits, never hands one out twice
---   heartbeat         renews many leases
---   release_stages    gives runs back untouched
---   reap              brings back what a dead worker held
--- finish_stages, which reports many outcomes at once, is the next file.
+--   claim_stages        hands out ready runs; never waits, never hands one out twice
+--   get_next_document   the same for a caller that sends no heartbeats
+--   _requeue_expired    brings back what a dead worker held
+-- What keeps a claimed run, and gives it back, follows in the next files.
 --
 -- Rules
 --   * A run is handed out when its stage is enabled and not paused, it is due, and the truth on the locked document still
@@ -14,10 +13,9 @@
 --     runs hears PT409 claim_in_progress, and repeats later.
 --   * A run whose lease is over, or that is longer at work than timeout_seconds, is lost: it goes back to the queue, and
 --     after max_attempts its stage ends as failed. claim_stages looks for such runs when ready ones do not fill the batch.
---   * Commits of claim_stages and heartbeat do not wait for the disk, where the call is the whole transaction: after a crash
---     of the server a claim that was lost is not there, the runs are ready, and its holder is refused.
--- Lock order: documents and stage_runs in one go, those that are locked passed over; release_stages documents in id order.
--- heartbeat locks stage_runs alone, in id order, and skips what is locked: who holds such a row writes a newer sign of life.
+--   * The commit of claim_stages does not wait for the disk, where the call is the whole transaction: after a crash of the
+--     server a claim that was lost is not there, the runs are ready, and its holder is refused.
+-- Lock order: documents and stage_runs in one go, those that are locked passed over.
 
 begin;
 set local lock_timeout = '900ms';
@@ -74,8 +72,9 @@ declare
     v_level bigint := 2147483648;
     -- What a pending stage becomes, in each of them alike.
     v_started jsonb := krai_core._started_stage('{"status": "pending"}', v_now);
-    v_answer jsonb := '[]';
+    v_answer jsonb := '[]'::jsonb;
     v_level_answer jsonb;
+    v_ids uuid[];
 begin
     -- Level by level: what is not due yet sorts behind what is due within its level only.
     while jsonb_array_length(v_answer) < p_limit loop
@@ -110,31 +109,35 @@ begin
                 where last.document_id = p.document_id and last.stage_name = p_stage.name and last.status not in ('ready', 'running')
                 order by last.id desc limit 1)
         ),
-        written as (
-            update krai_core.documents d
-            set stage_status = case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status else krai_core._repaired(d.stage_status) end
-                || jsonb_build_object(p_stage.name, case
-                    when p.stage ->> 'status' = 'pending' and jsonb_typeof(p.stage -> 'metadata') = 'object' then p.stage || v_started
-                    else krai_core._started_stage(krai_core._repaired_stage(p.stage), v_now) end)
-            from picked p
-            where d.id = p.document_id
-            -- Here, and not joined afterwards, which would take the square of the time.
-            returning p.id, d.id as document_id, d.filename, p.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata
-        ),
         opened as (
             update krai_core.stage_runs r
             set status = 'running', claim_id = p_claim_id, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
                 lease_seconds = v_lease_seconds, lease_expires_at = v_now + make_interval(secs => v_lease_seconds::double precision)
             from picked p
             where r.id = p.id
+            returning r.id, r.document_id, r.attempt, p.stage
+        ),
+        written as (
+            update krai_core.documents d
+            set stage_status = case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status else krai_core._repaired(d.stage_status) end
+                || jsonb_build_object(p_stage.name, case
+                    when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
+                    else krai_core._started_stage(krai_core._repaired_stage(o.stage), v_now) end)
+            from opened o
+            where d.id = o.document_id
+            -- Here, and not joined afterwards, which would take the square of the time.
+            returning d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata
         )
         select coalesce(jsonb_agg(jsonb_build_object(
             'document_id', w.document_id, 'filename', w.filename, 'stage_name', p_stage.name,
             'attempt', w.attempt, 'max_attempts', p_stage.max_attempts, 'claim_id', p_claim_id,
-            'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata)), '[]')
-        into v_level_answer
+            'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata)), '[]'), array_agg(w.document_id)
+        into v_level_answer, v_ids
         from written w;
         perform set_config('krai_core.writer', '', true);
+        if v_ids is not null then
+            perform krai_core._follow_legacy(v_ids);
+        end if;
         v_answer := v_answer || v_level_answer;
     end loop;
     return v_answer;
@@ -258,20 +261,36 @@ create or replace function krai_core._claimed(p_claim_id uuid) returns jsonb
 language plpgsql volatile
 set search_path = ''
 as $$
+declare
+    v_answer jsonb;
 begin
-    return (
-        select coalesce(jsonb_agg(jsonb_build_object(
-            'document_id', r.document_id, 'filename', d.filename, 'stage_name', r.stage_name,
-            'attempt', r.attempt, 'max_attempts', s.max_attempts, 'claim_id', p_claim_id,
-            'lease_ms', greatest(round(extract(epoch from r.lease_expires_at - clock_timestamp()) * 1000), 0),
-            'metadata', d.stage_status -> r.stage_name -> 'metadata') order by r.priority desc, r.available_at, r.id), '[]')
-        from krai_core.stage_runs r
-        join krai_core.documents d on d.id = r.document_id
-        join krai_core.stages s on s.name = r.stage_name
-        where r.claim_id = p_claim_id and r.status = 'running');
+    -- A repeat is a sign of life, and its answer counts from now.
+    with mine as materialized (
+        select r.id from krai_core.stage_runs r
+        where r.claim_id = p_claim_id and r.status = 'running'
+        order by r.id
+        for no key update skip locked
+    ),
+    renewed as (
+        update krai_core.stage_runs r
+        set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
+        from mine m
+        where r.id = m.id
+    )
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'document_id', r.document_id, 'filename', d.filename, 'stage_name', r.stage_name,
+        'attempt', r.attempt, 'max_attempts', s.max_attempts, 'claim_id', p_claim_id,
+        'lease_ms', round(r.lease_seconds * 1000),
+        'metadata', d.stage_status -> r.stage_name -> 'metadata') order by r.priority desc, r.available_at, r.id), '[]')
+    into v_answer
+    from krai_core.stage_runs r
+    join krai_core.documents d on d.id = r.document_id
+    join krai_core.stages s on s.name = r.stage_name
+    where r.claim_id = p_claim_id and r.status = 'running';
+    return v_answer;
 end;
 $$;
-comment on function krai_core._claimed(uuid) is 'The runs of a claim that still run, as claim_stages returns them.';
+comment on function krai_core._claimed(uuid) is 'The runs of a claim that still run, as claim_stages returns them; their leases are renewed.';
 
 create or replace function krai_core._checked_lease(p_lease_seconds numeric) returns numeric
 language plpgsql stable
@@ -302,147 +321,6 @@ comment on function krai_core.get_next_document(text, text, uuid) is
 'Hands out the next ready document of a stage to a caller that sends no heartbeats: the whole row of krai_core.documents as an object, or null when nothing is ready.
 The stage is processing then, with a lease of at least an hour, renewed by progress. p_claim_id as for claim_stages. Raises 22023 unknown_stage, PT409 claim_in_progress.';
 
-create or replace function krai_core._checked_runs(p_call text, p_runs jsonb)
-returns table (n bigint, document_id uuid, stage_name text, claim_id uuid, run jsonb)
-language plpgsql stable
-set search_path = ''
-as $$
-begin
-    if jsonb_typeof(p_runs) is distinct from 'array' or exists (
-        select from jsonb_array_elements(p_runs) r
-        where jsonb_typeof(r) <> 'object'
-           or coalesce(r ->> 'document_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
-           or coalesce(r ->> 'claim_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
-           or r ->> 'stage_name' is null
-    ) then
-        perform krai_core._raise('22023', 'invalid_runs', format('%s takes an array of objects with document_id, stage_name and claim_id', p_call), '{}',
-            'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>"}, ...].');
-    end if;
-    return query
-        select r.n, (r.run ->> 'document_id')::uuid, r.run ->> 'stage_name', (r.run ->> 'claim_id')::uuid, r.run
-        from jsonb_array_elements(p_runs) with ordinality r (run, n);
-end;
-$$;
-comment on function krai_core._checked_runs(text, jsonb) is
-'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
-
-create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
-language plpgsql volatile
-set search_path = ''
-as $$
-declare
-    v_answer jsonb;
-begin
-    if current_setting('request.path', true) = '/rpc/heartbeat' then
-        perform set_config('synchronous_commit', 'off', true);
-    end if;
-    with asked as materialized (
-        select * from krai_core._checked_runs('heartbeat', p_runs)
-    ),
-    free as (
-        select r.id from krai_core.stage_runs r
-        join asked a on a.document_id = r.document_id and a.stage_name = r.stage_name and a.claim_id = r.claim_id
-        where r.status = 'running'
-        order by r.id
-        for no key update of r skip locked
-    ),
-    renewed as (
-        update krai_core.stage_runs r
-        set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
-        from free f
-        where r.id = f.id
-    )
-    select jsonb_build_object(
-        'alive', coalesce(jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000)) order by a.n) filter (where r.status = 'running'), '[]'),
-        'lost', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status is null or r.status not in ('running', 'cancelled')), '[]'),
-        'cancelled', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status = 'cancelled'), '[]'))
-    into v_answer
-    from asked a
-    left join krai_core.stage_runs r
-        on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id;
-    return v_answer;
-end;
-$$;
-comment on function krai_core.heartbeat(jsonb) is
-'Renews the leases of many runs in one call.
-p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]}, each an array of the objects given: alive runs are held for another lease, whose length in milliseconds is added as lease_ms, lost ones were closed, cancelled ones were taken away on purpose; stop the work on both. Safe to repeat. Raises 22023 invalid_runs. As an rpc of its own its commit does not wait for the disk.';
-
-create or replace function krai_core.release_stages(p_runs jsonb) returns jsonb
-language plpgsql volatile
-set search_path = ''
-as $$
-declare
-    v_asked record;
-    v_stage_status jsonb;
-    v_stage jsonb;
-    v_run krai_core.stage_runs;
-    v_released jsonb := '[]'::jsonb;
-    v_lost jsonb := '[]'::jsonb;
-begin
-    perform from krai_core.documents d
-    where d.id in (select a.document_id from krai_core._checked_runs('release_stages', p_runs) a)
-    order by d.id for no key update;
-    for v_asked in select * from krai_core._checked_runs('release_stages', p_runs) loop
-        select * into v_run from krai_core.stage_runs r
-        where r.document_id = v_asked.document_id and r.stage_name = v_asked.stage_name and r.claim_id = v_asked.claim_id;
-        if v_run.status = 'running' then
-            v_stage_status := krai_core._hold(v_asked.document_id, v_asked.stage_name);
-            v_stage := v_stage_status -> v_asked.stage_name;
-            update krai_core.stage_runs r
-            set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true
-            where r.id = v_run.id;
-            if v_stage ->> 'status' = 'processing' then
-                v_stage := krai_core._pending_stage() || jsonb_build_object('metadata', v_stage -> 'metadata');
-            end if;
-            perform krai_core._write(v_asked.document_id, v_stage_status || jsonb_build_object(v_asked.stage_name, v_stage),
-                array[v_asked.stage_name]);
-        end if;
-        if v_run.status = 'running' or v_run.status = 'released' and v_run.closed_by_holder then
-            v_released := v_released || jsonb_build_array(v_asked.run);
-        else
-            v_lost := v_lost || jsonb_build_array(v_asked.run);
-        end if;
-    end loop;
-    return jsonb_build_object('released', v_released, 'lost', v_lost);
-end;
-$$;
-comment on function krai_core.release_stages(jsonb) is
-'Gives runs back that were claimed and not worked on: their stages are pending again, keep their place in the queue, and no attempt counts.
-p_runs: array of {document_id, stage_name, claim_id}. Returns {"released": [...], "lost": [...]}, each an array of the objects given; lost ones were closed by somebody else before. Safe to repeat. Raises 22023 invalid_runs.';
-
-create or replace function krai_core.reap(p_limit integer default 1000) returns jsonb
-language plpgsql volatile
-set search_path = ''
-as $$
-declare
-    v_stage krai_core.stages;
-    v_expired record;
-    v_left integer := krai_core._checked_limit(p_limit, 100000);
-    v_requeued integer := 0;
-    v_failed integer := 0;
-    v_filled integer := 0;
-begin
-    for v_stage in select * from krai_core.stages s order by s.position loop
-        exit when v_left = 0;
-        v_expired := krai_core._requeue_expired(v_stage, v_left);
-        v_requeued := v_requeued + v_expired.o_requeued;
-        v_failed := v_failed + v_expired.o_failed;
-        v_left := v_left - v_expired.o_requeued - v_expired.o_failed;
-    end loop;
-    begin
-        v_filled := krai_core.fill_ready_runs(p_limit);
-    exception when lock_not_available then
-        -- Somebody holds a document for long: the next call tries it again.
-        raise warning 'ready runs were not filled: %', sqlerrm;
-    end;
-    perform krai_core._renew_default();
-    return jsonb_build_object('requeued', v_requeued, 'failed', v_failed, 'filled', v_filled);
-end;
-$$;
-comment on function krai_core.reap(integer) is
-'What has to be done now and then, by cron or by a worker: runs whose lease or timeout is over go back to the queue, or end as failed when no attempt is left; ready runs follow a changed pipeline (fill_ready_runs).
-p_limit: at most so many runs, and documents to look at; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs, documents. Never waits for runs that somebody is writing. Raises 22023 invalid_limit.';
-
 do $$
 declare
     v_function regprocedure;
@@ -450,8 +328,8 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_stages_named', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease', '_checked_runs',
-            'claim_stages', 'get_next_document', 'heartbeat', 'release_stages', 'reap'])
+            '_stages_named', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease',
+            'claim_stages', 'get_next_document'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

@@ -28,15 +28,19 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
+    -- What _closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
+    v_completed jsonb := krai_core._closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
+        - array['started_at', 'duration_seconds', 'metadata'];
     v_touched uuid[];
+    v_closed uuid[];
     v_finished text[];
     v_failed text[];
 begin
     perform set_config('krai_core.writer', 'tracker', true);
     with asked as materialized (
-        select a.n, a.document_id, a.stage_name, a.outcome, coalesce(nullif(a.metadata, 'null'), '{}') as metadata, a.error, coalesce(a.retry, false) as retry,
-            a.reason, a.progress, r.id as run_id, r.attempt, r.started_at, r.lease_seconds, d.stage_status -> a.stage_name as stage,
-            count(*) over (partition by r.id) as times
+        select a.n, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress, coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
+            case when a.outcome = 'failed' and a.retry then krai_core._retry_at(a.stage_name, r.attempt, v_now) end as retry_at,
+            r.id as run_id, r.started_at, r.lease_seconds, d.stage_status -> a.stage_name as stage, count(*) over (partition by r.id) as times
         from rows from (jsonb_to_recordset(p_outcomes) as (
             document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
             progress numeric)) with ordinality
@@ -51,9 +55,7 @@ begin
               && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
     ),
     usual as materialized (
-        select a.*, case when a.outcome = 'failed' and a.retry then krai_core._retry_at(a.stage_name, a.attempt, v_now) end as retry_at
-        from asked a
-        where a.times = 1
+        select * from asked a where a.times = 1
     ),
     written as (
         update krai_core.documents d
@@ -62,6 +64,9 @@ begin
             select u.document_id, jsonb_object_agg(u.stage_name, case u.outcome
                 when 'progress' then u.stage || jsonb_build_object(
                     'progress', coalesce(to_jsonb(trim_scale(u.progress)), u.stage -> 'progress'),
+                    'metadata', u.stage -> 'metadata' || u.metadata)
+                when 'completed' then u.stage || v_completed || jsonb_build_object(
+                    'duration_seconds', trim_scale(round(greatest(extract(epoch from v_now - u.started_at), 0), 6)),
                     'metadata', u.stage -> 'metadata' || u.metadata)
                 else krai_core._closed_stage(u.stage, u.outcome, u.error,
                     case u.outcome when 'skipped' then krai_core._skip_metadata(u.reason) else u.metadata end, u.started_at, v_now)
@@ -87,11 +92,15 @@ begin
     select array_agg(u.n),
         jsonb_object_agg(u.n, krai_core._iso(u.retry_at)) filter (where u.retry_at is not null),
         array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null),
+        array_agg(u.document_id) filter (where u.outcome <> 'progress'),
         array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')),
         array_agg(distinct u.stage_name) filter (where u.retry_at is not null)
-    into o_done, o_retries, v_touched, v_finished, v_failed
+    into o_done, o_retries, v_touched, v_closed, v_finished, v_failed
     from usual u;
     perform set_config('krai_core.writer', '', true);
+    if v_closed is not null then
+        perform krai_core._follow_legacy(v_closed);
+    end if;
     if v_touched is not null then
         perform krai_core._derive_ready_runs(v_touched, array(select s.name from krai_core.stages s where s.waits_for && v_finished) || v_failed, true);
     end if;
@@ -146,10 +155,11 @@ language plpgsql stable
 set search_path = ''
 as $$
 declare
-    v_bad record;
+    v_place bigint;
+    v_told text;
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
-        select o.n, o.outcome into v_bad from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
+        select o.n, o.outcome::text into v_place, v_told from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
         where jsonb_typeof(o.outcome) <> 'object' or o.outcome ->> 'stage_name' is null or o.outcome ->> 'claim_id' is null
            or o.outcome ->> 'document_id' is null
            or coalesce(o.outcome ->> 'outcome', '') not in ('completed', 'failed', 'skipped', 'progress')
@@ -160,14 +170,14 @@ begin
                     select a.document_id from jsonb_to_recordset(p_outcomes) as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
                     where a.claim_id is not null);
             exception when data_exception then
-                select null::bigint as n, to_jsonb(sqlerrm) as outcome into v_bad;
+                v_told := sqlerrm;
             end;
         end if;
     end if;
     perform krai_core._raise('22023', 'invalid_outcomes',
         case when jsonb_typeof(p_outcomes) is distinct from 'array' then 'outcomes are not a JSON array'
-             else format('outcome %s cannot be read: %s', coalesce(v_bad.n::text, ''), left(v_bad.outcome::text, 200)) end,
-        jsonb_build_object('place', v_bad.n),
+             else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''), left(v_told, 200)) end,
+        jsonb_build_object('place', v_place),
         'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", "outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
     return null;
 end;

@@ -1,20 +1,22 @@
 -- Per-stage document tracking: the triggers on krai_core.documents. The truth may be written by anybody, by an old script
 -- or by hand in Studio; what follows from it is made here.
 --
---   documents_100_repair_insert, documents_100_repair_update   before, row: odd values are repaired; a row that an earlier
---       tracker calls completed starts as completed in every stage; stages that a worker holds keep their value against a
---       direct edit, with a WARNING
+--   documents_100_repair_insert   before insert, row: odd values are repaired; a row that an earlier tracker calls completed
+--       starts as completed in every stage
+--   zzy_documents_repair_update   before update, row, after triggers of yours: odd values are repaired; stages that a worker
+--       holds keep their value against a direct edit, with a WARNING; that there was an edit is noted (edited_documents)
 --   documents_200_inserted       after insert: opens the ready runs
---   documents_200_edited         after update: the runs follow a direct edit, in both directions
---   documents_300_legacy_status, documents_300_legacy_stage    after update: processing_status and processing_stage,
---       where the table has them as text, follow the stages
+--   documents_200_edited         after update: the runs follow a direct edit, in both directions; so do processing_status and
+--       processing_stage, where the table has them as text
 --   documents_400_delete_runs, documents_400_truncate_runs     after delete, truncate: the runs go with their documents
 --   zzz_documents_keep_rest      before, row, last by its name: while the migration repairs stage_status, no other column
 --       changes, whatever triggers of yours (updated_at = now()) wrote into the row
 --
 -- Rules
 --   * Total: a missing or foreign status counts as pending, nothing is cast without a type test, nothing raises.
---   * Set by set: the after triggers are statement-level with transition tables.
+--   * Set by set: the after triggers are statement-level. For updates without transition tables, which would be filled by
+--     our own writers, too; those bring after the truth by themselves what follows from it (_write, _claim_ready,
+--     _finish_usual), with the functions that the triggers use.
 --   * SECURITY DEFINER with EXECUTE revoked, because a signed-in user's plain `update documents set filename = ...` fires
 --     them and may not write stage_runs himself.
 --   * Our own writers (setting krai_core.writer, see _write) have closed their runs and write sound values: what is for
@@ -56,6 +58,11 @@ begin
         raise warning 'stage % of document % is being worked on: the direct edit of it was left out', v_run.stage_name, new.id
             using hint = 'Use krai_core.reset_stage with p_force => true to take it away from its worker.';
     end loop;
+    if new.stage_status is distinct from old.stage_status then
+        insert into krai_core.edited_documents (transaction_id, depth, document_id, status_changed)
+        values (pg_current_xact_id(), pg_trigger_depth(), new.id,
+                jsonb_path_query_array(new.stage_status, '$.*.status') is distinct from jsonb_path_query_array(old.stage_status, '$.*.status'));
+    end if;
     return new;
 end;
 $$;
@@ -81,23 +88,26 @@ set search_path = ''
 as $$
 declare
     v_ids uuid[];
+    v_changed uuid[];
 begin
-    if coalesce(current_setting('krai_core.writer', true), '') <> '' then
-        return null;
-    end if;
-    v_ids := array(
-        select x.id from (
-            select a.id, a.stage_status from after_rows a
-            except
-            select b.id, b.stage_status from before_rows b
-        ) x order by x.id);
-    if v_ids <> '{}' then
+    with mine as (
+        delete from krai_core.edited_documents e
+        where e.transaction_id = pg_current_xact_id() and e.depth = pg_trigger_depth()
+        returning e.document_id, e.status_changed
+    )
+    select array_agg(m.document_id order by m.document_id), array_agg(m.document_id order by m.document_id) filter (where m.status_changed)
+    into v_ids, v_changed
+    from mine m;
+    if v_ids is not null then
         perform krai_core._follow_edit(v_ids);
+    end if;
+    if v_changed is not null then
+        perform krai_core._follow_legacy(v_changed);
     end if;
     return null;
 end;
 $$;
-comment on function krai_core._tg_documents_edited() is 'Brings the runs after a direct edit of stage_status.';
+comment on function krai_core._tg_documents_edited() is 'Brings the runs and the legacy columns after a direct edit of stage_status.';
 
 create or replace function krai_core._follow_edit(p_document_ids uuid[]) returns void
 language plpgsql volatile
@@ -159,71 +169,55 @@ end;
 $$;
 comment on function krai_core._tg_documents_inserted() is 'Opens the ready runs of new documents.';
 
--- Two functions of one shape, because each names its column; attached only where the column exists. A generic plan, because
--- one for the very array of ids would be made anew at each call and cost as much as all the rest.
+-- Made anew by each run of the migration, because it names the columns that the table has.
 do $make$
 declare
+    v_columns text := '';
     v_legacy record;
 begin
     for v_legacy in
-        select * from (values
-            ('status', 'processing_status', 'document_status', 'pending, processing, completed or failed'),
-            ('stage', 'processing_stage', 'current_stage', 'the current stage, or completed')
-        ) as legacy (place, name, source, remark)
+        select legacy.* from (values ('processing_status', 'document_status'), ('processing_stage', 'current_stage')) as legacy (name, source)
+        join pg_catalog.pg_attribute a
+            on a.attrelid = 'krai_core.documents'::regclass and a.attname = legacy.name and not a.attisdropped and a.attgenerated = ''
+        join pg_catalog.pg_type t on t.oid = a.atttypid and t.typcategory = 'S' and t.typtype = 'b'
     loop
-        execute format($f$
-create or replace function krai_core._tg_documents_legacy_%1$s() returns trigger
-language plpgsql security definer
+        v_columns := v_columns || format($f$
+    begin
+        update krai_core.documents d
+        set %1$I = wrong.value
+        from (
+            select now.id, o.%2$s as value
+            from krai_core.documents now
+            cross join lateral (%3$s) o
+            where now.id = any (p_document_ids) and now.%1$I is distinct from o.%2$s
+            offset 0
+        ) wrong
+        where d.id = wrong.id;
+    exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
+        raise warning 'krai_core.documents.%1$s was left as it is: %%', sqlerrm;
+    end;$f$, v_legacy.name, v_legacy.source, krai_core._sql_document_state('now.stage_status'));
+    end loop;
+    execute format($f$
+create or replace function krai_core._follow_legacy(p_document_ids uuid[]) returns void
+language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_writer text := coalesce(current_setting('krai_core.writer', true), '');
-    v_ids uuid[];
-    v_values text[];
 begin
-    if v_writer in ('migration', 'progress') then
-        return null;
-    elsif v_writer <> '' then
-        -- One of ours: each row is a change.
-        select array_agg(a.id), array_agg(o.%3$s) into v_ids, v_values
-        from after_rows a
-        cross join lateral (%4$s) o
-        where a.%2$I is distinct from o.%3$s;
-    else
-        -- except hashes both sides. A join of the two transition tables would be planned for the single row of the first
-        -- call, as a nested loop, and take minutes over some thousand rows.
-        v_ids := array(
-            select x.id from (
-                select a.id, jsonb_path_query_array(a.stage_status, '$.*.status') from after_rows a
-                except
-                select b.id, jsonb_path_query_array(b.stage_status, '$.*.status') from before_rows b
-            ) x);
-        select array_agg(d.id), array_agg(o.%3$s) into v_ids, v_values
-        from krai_core.documents d
-        cross join lateral (%5$s) o
-        where d.id = any (v_ids) and d.%2$I is distinct from o.%3$s;
-    end if;
-    if v_ids is not null then
-        -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
-        perform set_config('krai_core.writer', 'progress', true);
-        update krai_core.documents d
-        set %2$I = x.value
-        from unnest(v_ids, v_values) as x (id, value)
-        where d.id = x.id;
-        perform set_config('krai_core.writer', v_writer, true);
-    end if;
-    return null;
-exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
-    raise warning 'krai_core.documents.%2$s was left as it is: %%', sqlerrm;
-    return null;
+    -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
+    perform set_config('krai_core.writer', 'progress', true);%s
+    perform set_config('krai_core.writer', v_writer, true);
 end;
-$$;
-comment on function krai_core._tg_documents_legacy_%1$s() is 'Brings %2$s after the stages: %6$s.'$f$,
-            v_legacy.place, v_legacy.name, v_legacy.source,
-            krai_core._sql_document_state('a.stage_status'), krai_core._sql_document_state('d.stage_status'), v_legacy.remark);
-    end loop;
+$$$f$, v_columns);
 end $make$;
+comment on function krai_core._follow_legacy(uuid[]) is
+'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text.';
 
 create or replace function krai_core._tg_documents_delete_runs() returns trigger
 language plpgsql security definer
@@ -254,8 +248,7 @@ comment on function krai_core._tg_documents_keep_rest() is 'Takes back what othe
 
 revoke execute on function
     krai_core._tg_documents_keep_rest(), krai_core._tg_documents_repair(), krai_core._tg_documents_inserted(), krai_core._tg_documents_edited(),
-    krai_core._follow_edit(uuid[]), krai_core._tg_documents_legacy_status(),
-    krai_core._tg_documents_legacy_stage(), krai_core._tg_documents_delete_runs(), krai_core._completed_before(jsonb)
+    krai_core._follow_edit(uuid[]), krai_core._tg_documents_delete_runs(), krai_core._completed_before(jsonb)
     from public, anon, authenticated, service_role;
 
 create or replace function krai_core._attach_repair_insert() returns void
@@ -281,31 +274,12 @@ $$;
 comment on function krai_core._attach_repair_insert() is 'Attaches the trigger that repairs new documents, with the default of today as the value that needs none.';
 
 revoke execute on function krai_core._attach_repair_insert() from public, anon, authenticated, service_role;
+revoke execute on function krai_core._follow_legacy(uuid[]) from public, anon, authenticated;
+grant execute on function krai_core._follow_legacy(uuid[]) to service_role;
 
-do $$
-declare
-    v_legacy record;
-begin
-    perform krai_core._attach_repair_insert();
-    for v_legacy in
-        select wanted.name, wanted.place, t.typcategory = 'S' and t.typtype = 'b' and a.attgenerated = '' as is_text
-        from (values ('status', 'processing_status'), ('stage', 'processing_stage')) as wanted (place, name)
-        left join pg_catalog.pg_attribute a
-            on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped
-        left join pg_catalog.pg_type t on t.oid = a.atttypid
-    loop
-        if v_legacy.is_text then
-            execute format(
-                'create or replace trigger documents_300_legacy_%1$s after update on krai_core.documents
-                 referencing old table as before_rows new table as after_rows
-                 for each statement execute function krai_core._tg_documents_legacy_%1$s()', v_legacy.place);
-        else
-            execute format('drop trigger if exists documents_300_legacy_%s on krai_core.documents', v_legacy.place);
-        end if;
-    end loop;
-end $$;
+do $$ begin perform krai_core._attach_repair_insert(); end $$;
 
-create or replace trigger documents_100_repair_update
+create or replace trigger zzy_documents_repair_update
     before update on krai_core.documents for each row
     when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
     execute function krai_core._tg_documents_repair();
@@ -317,8 +291,9 @@ create or replace trigger documents_200_inserted
     after insert on krai_core.documents referencing new table as after_rows
     for each statement execute function krai_core._tg_documents_inserted();
 create or replace trigger documents_200_edited
-    after update on krai_core.documents referencing old table as before_rows new table as after_rows
-    for each statement execute function krai_core._tg_documents_edited();
+    after update on krai_core.documents for each statement
+    when (coalesce(current_setting('krai_core.writer', true), '') = '')
+    execute function krai_core._tg_documents_edited();
 create or replace trigger documents_400_delete_runs
     after delete on krai_core.documents referencing old table as before_rows
     for each statement execute function krai_core._tg_documents_delete_runs();

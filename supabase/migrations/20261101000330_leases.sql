@@ -1,0 +1,175 @@
+-- Per-stage document tracking: what keeps a claimed run, and what gives it back.
+--
+--   heartbeat         renews many leases
+--   release_stages    gives runs back untouched
+--   reap              brings back what dead workers held, and has ready runs follow a changed pipeline
+--
+-- Rules
+--   * A heartbeat of a run that is closed renews nothing and says so: lost, or cancelled when it was taken away on purpose.
+--   * A run that is given back counts as no attempt and keeps its place in the queue.
+--   * The commit of heartbeat does not wait for the disk, where the call is the whole transaction.
+-- Lock order: release_stages documents in id order, then stage_runs. heartbeat locks stage_runs alone, in id order, and skips
+-- what is locked: who holds such a row is writing a newer sign of life. reap passes over what is locked.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+
+create or replace function krai_core._checked_runs(p_call text, p_runs jsonb)
+returns table (n bigint, document_id uuid, stage_name text, claim_id uuid, run jsonb)
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    if jsonb_typeof(p_runs) is distinct from 'array' or exists (
+        select from jsonb_array_elements(p_runs) r
+        where jsonb_typeof(r) <> 'object'
+           or coalesce(r ->> 'document_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
+           or coalesce(r ->> 'claim_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
+           or r ->> 'stage_name' is null
+    ) then
+        perform krai_core._raise('22023', 'invalid_runs', format('%s takes an array of objects with document_id, stage_name and claim_id', p_call), '{}',
+            'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>"}, ...].');
+    end if;
+    return query
+        select r.n, (r.run ->> 'document_id')::uuid, r.run ->> 'stage_name', (r.run ->> 'claim_id')::uuid, r.run
+        from jsonb_array_elements(p_runs) with ordinality r (run, n);
+end;
+$$;
+comment on function krai_core._checked_runs(text, jsonb) is
+'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
+
+create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_answer jsonb;
+begin
+    if current_setting('request.path', true) = '/rpc/heartbeat' then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+    with asked as materialized (
+        select * from krai_core._checked_runs('heartbeat', p_runs)
+    ),
+    free as (
+        select r.id from krai_core.stage_runs r
+        join asked a on a.document_id = r.document_id and a.stage_name = r.stage_name and a.claim_id = r.claim_id
+        where r.status = 'running'
+        order by r.id
+        for no key update of r skip locked
+    ),
+    renewed as (
+        update krai_core.stage_runs r
+        set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
+        from free f
+        where r.id = f.id
+    )
+    select jsonb_build_object(
+        'alive', coalesce(jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000)) order by a.n) filter (where r.status = 'running'), '[]'),
+        'lost', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status is null or r.status not in ('running', 'cancelled')), '[]'),
+        'cancelled', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status = 'cancelled'), '[]'))
+    into v_answer
+    from asked a
+    left join krai_core.stage_runs r
+        on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id;
+    return v_answer;
+end;
+$$;
+comment on function krai_core.heartbeat(jsonb) is
+'Renews the leases of many runs in one call.
+p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]}, each an array of the objects given: alive runs are held for another lease, whose length in milliseconds is added as lease_ms, lost ones were closed, cancelled ones were taken away on purpose; stop the work on both. Safe to repeat. Raises 22023 invalid_runs. As an rpc of its own its commit does not wait for the disk.';
+
+create or replace function krai_core.release_stages(p_runs jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_asked record;
+    v_stage_status jsonb;
+    v_stage jsonb;
+    v_run krai_core.stage_runs;
+    v_released jsonb := '[]'::jsonb;
+    v_lost jsonb := '[]'::jsonb;
+begin
+    perform from krai_core.documents d
+    where d.id in (select a.document_id from krai_core._checked_runs('release_stages', p_runs) a)
+    order by d.id for no key update;
+    for v_asked in select * from krai_core._checked_runs('release_stages', p_runs) loop
+        select * into v_run from krai_core.stage_runs r
+        where r.document_id = v_asked.document_id and r.stage_name = v_asked.stage_name and r.claim_id = v_asked.claim_id;
+        if v_run.status = 'running' then
+            v_stage_status := krai_core._hold(v_asked.document_id, v_asked.stage_name);
+            v_stage := v_stage_status -> v_asked.stage_name;
+            update krai_core.stage_runs r
+            set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true
+            where r.id = v_run.id;
+            if v_stage ->> 'status' = 'processing' then
+                v_stage := krai_core._pending_stage() || jsonb_build_object('metadata', v_stage -> 'metadata');
+            end if;
+            perform krai_core._write(v_asked.document_id, v_stage_status || jsonb_build_object(v_asked.stage_name, v_stage),
+                array[v_asked.stage_name]);
+        end if;
+        if v_run.status = 'running' or v_run.status = 'released' and v_run.closed_by_holder then
+            v_released := v_released || jsonb_build_array(v_asked.run);
+        else
+            v_lost := v_lost || jsonb_build_array(v_asked.run);
+        end if;
+    end loop;
+    return jsonb_build_object('released', v_released, 'lost', v_lost);
+end;
+$$;
+comment on function krai_core.release_stages(jsonb) is
+'Gives runs back that were claimed and not worked on: their stages are pending again, keep their place in the queue, and no attempt counts.
+p_runs: array of {document_id, stage_name, claim_id}. Returns {"released": [...], "lost": [...]}, each an array of the objects given; lost ones were closed by somebody else before. Safe to repeat. Raises 22023 invalid_runs.';
+
+create or replace function krai_core.reap(p_limit integer default 1000) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_stage krai_core.stages;
+    v_expired record;
+    v_left integer := krai_core._checked_limit(p_limit, 100000);
+    v_requeued integer := 0;
+    v_failed integer := 0;
+    v_filled integer := 0;
+begin
+    for v_stage in select * from krai_core.stages s order by s.position loop
+        exit when v_left = 0;
+        v_expired := krai_core._requeue_expired(v_stage, v_left);
+        v_requeued := v_requeued + v_expired.o_requeued;
+        v_failed := v_failed + v_expired.o_failed;
+        v_left := v_left - v_expired.o_requeued - v_expired.o_failed;
+    end loop;
+    begin
+        v_filled := krai_core.fill_ready_runs(p_limit);
+    exception when lock_not_available then
+        -- Somebody holds a document for long: the next call tries it again.
+        raise warning 'ready runs were not filled: %', sqlerrm;
+    end;
+    perform krai_core._renew_default();
+    return jsonb_build_object('requeued', v_requeued, 'failed', v_failed, 'filled', v_filled);
+end;
+$$;
+comment on function krai_core.reap(integer) is
+'What has to be done now and then, by cron or by a worker: runs whose lease or timeout is over go back to the queue, or end as failed when no attempt is left; ready runs follow a changed pipeline (fill_ready_runs).
+p_limit: at most so many runs, and documents to look at; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs, documents. Never waits for runs that somebody is writing. Raises 22023 invalid_limit.';
+
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_checked_runs', 'heartbeat', 'release_stages', 'reap'])
+    loop
+        execute format('revoke execute on function %s from public, anon, authenticated', v_function);
+        execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+end $$;
+
+commit;
