@@ -77,3 +77,11 @@ def until_cancelled(ctx: RunContext) -> None:
 def reading(ctx: RunContext) -> dict[str, Any]:
     """Read the document."""
     return {"name": ctx.document()["filename"]}
+
+
+def a_moment(ctx: RunContext) -> dict[str, int]:
+    """Take a tenth of a second; note in the shared folder that it was done, by whom."""
+    time.sleep(0.1)
+    with Path(os.environ["WORKER_TEST_FILE"]).open("a") as done:
+        done.write(f"{ctx.document_id} {os.getpid()}\n")
+    return {"pid": os.getpid()}
