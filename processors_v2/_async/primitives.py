@@ -1,6 +1,7 @@
 """What is no mere matter of words between asynchronous and synchronous code; _sync/primitives.py is its twin."""
 
 import asyncio
+import logging
 import time
 import weakref
 from collections import deque
@@ -14,6 +15,8 @@ from processors_v2._pulse import Pulse
 from processors_v2._tracking import length_of, progress_of
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("processors_v2")
 
 IS_ASYNC = True
 
@@ -111,6 +114,7 @@ async def shielded(work: Coroutine[Any, Any, T], error: BaseException | None = N
     while not task.done():
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
+            _logger.error("the task was cancelled, and what it had to record was not recorded within %s s", seconds)
             task.cancel()
         try:
             await asyncio.wait({task}, timeout=None if left is None else max(left, 0.1))

@@ -1,16 +1,24 @@
 """The calls of workers: runs out of the queue, and many of them at once."""
 
+import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from processors_v2 import _calls
+from processors_v2._async import primitives
 from processors_v2._async.claimed import AsyncClaimedRun
 from processors_v2._async.context import this_worker
 from processors_v2._async.writers import AsyncWriters
+from processors_v2._errors import StageTrackerError
 from processors_v2._models import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
+from processors_v2._pulse import Run
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("processors_v2")
 
 
 class AsyncQueue(AsyncWriters):
@@ -43,7 +51,11 @@ class AsyncQueue(AsyncWriters):
         worker = worker or this_worker()
         since = time.monotonic()
         stages = [_calls.stage_name(name) for name in names]
-        claimed = await self._transport.send(_calls.claim_stages(stages, worker, limit, lease_seconds, uuid.uuid4()))
+        claim_id = uuid.uuid4()
+        call = _calls.claim_stages(stages, worker, limit, lease_seconds, claim_id)
+        claimed = await self._claimed(
+            call, lambda answer: [(one["document_id"], one["stage_name"], claim_id) for one in answer]
+        )
         return [AsyncClaimedRun._of(self, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
 
     async def get_next_document(self, stage_name: str | Enum, *, worker: str | None = None) -> dict[str, Any] | None:
@@ -64,7 +76,7 @@ class AsyncQueue(AsyncWriters):
         """
         stage, claim_id = _calls.stage_name(stage_name), uuid.uuid4()
         call = _calls.get_next_document(stage, worker or this_worker(), claim_id)
-        document = await self._transport.send(call)
+        document = await self._claimed(call, lambda row: [] if row is None else [(row["id"], stage, claim_id)])
         if document is not None:
             self._claims.remember(document["id"], stage, claim_id)
         return document
@@ -104,3 +116,21 @@ class AsyncQueue(AsyncWriters):
         for document, stage, claim_id in given:
             self._is_closed(document, stage, claim_id, "released")
         return cast("ReleaseAnswer", answer)
+
+    async def _claimed(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> T:
+        """Claim; give back what was claimed for a task that was cancelled meanwhile."""
+        try:
+            return await primitives.shielded(self._transport.send(call))
+        except BaseException as error:
+            if primitives.is_cancelled(error):
+                await primitives.shielded(self._claim_and_release(call, runs), error)
+            raise
+
+    async def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> None:
+        try:
+            # The same claim again answers the same again.
+            given = runs(await self._transport.send(call))
+            if given:
+                await self._transport.send(_calls.release_stages(given))
+        except StageTrackerError as problem:
+            _logger.warning("what was claimed for a cancelled task is held until its lease ends: %s", problem)

@@ -6,6 +6,7 @@ transaction mode serves.
 """
 
 import contextlib
+import math
 import select
 import time
 from typing import Any
@@ -24,7 +25,7 @@ _CANCEL_SECONDS = 1.0
 class _Connection(psycopg.Connection[Any]):
     """A connection whose statements have a deadline, by ``time.monotonic``."""
 
-    deadline = 0.0
+    deadline = math.inf
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Drive a statement, no longer than the deadline."""

@@ -1,17 +1,25 @@
 # Made from _async/queue.py by tools/unasync.py: change that one.
 """The calls of workers: runs out of the queue, and many of them at once."""
 
+import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from processors_v2 import _calls
+from processors_v2._errors import StageTrackerError
 from processors_v2._models import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
+from processors_v2._pulse import Run
+from processors_v2._sync import primitives
 from processors_v2._sync.claimed import ClaimedRun
 from processors_v2._sync.context import this_worker
 from processors_v2._sync.writers import Writers
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("processors_v2")
 
 
 class Queue(Writers):
@@ -44,7 +52,11 @@ class Queue(Writers):
         worker = worker or this_worker()
         since = time.monotonic()
         stages = [_calls.stage_name(name) for name in names]
-        claimed = self._transport.send(_calls.claim_stages(stages, worker, limit, lease_seconds, uuid.uuid4()))
+        claim_id = uuid.uuid4()
+        call = _calls.claim_stages(stages, worker, limit, lease_seconds, claim_id)
+        claimed = self._claimed(
+            call, lambda answer: [(one["document_id"], one["stage_name"], claim_id) for one in answer]
+        )
         return [ClaimedRun._of(self, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
 
     def get_next_document(self, stage_name: str | Enum, *, worker: str | None = None) -> dict[str, Any] | None:
@@ -65,7 +77,7 @@ class Queue(Writers):
         """
         stage, claim_id = _calls.stage_name(stage_name), uuid.uuid4()
         call = _calls.get_next_document(stage, worker or this_worker(), claim_id)
-        document = self._transport.send(call)
+        document = self._claimed(call, lambda row: [] if row is None else [(row["id"], stage, claim_id)])
         if document is not None:
             self._claims.remember(document["id"], stage, claim_id)
         return document
@@ -105,3 +117,21 @@ class Queue(Writers):
         for document, stage, claim_id in given:
             self._is_closed(document, stage, claim_id, "released")
         return cast("ReleaseAnswer", answer)
+
+    def _claimed(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> T:
+        """Claim; give back what was claimed for a task that was cancelled meanwhile."""
+        try:
+            return primitives.shielded(self._transport.send(call))
+        except BaseException as error:
+            if primitives.is_cancelled(error):
+                primitives.shielded(self._claim_and_release(call, runs), error)
+            raise
+
+    def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> None:
+        try:
+            # The same claim again answers the same again.
+            given = runs(self._transport.send(call))
+            if given:
+                self._transport.send(_calls.release_stages(given))
+        except StageTrackerError as problem:
+            _logger.warning("what was claimed for a cancelled task is held until its lease ends: %s", problem)

@@ -113,10 +113,11 @@ class RestTransport(Transport):
 
     def _exchange(self, call: Call[Any], seconds: float) -> Any:
         response = None
+        request = _rest.request(self._client, call)
         chosen = primitives.chosen_http_client(self._client)
         http = chosen or self._clients.take()
         try:
-            response = http.request(**_rest.request(self._client, call), timeout=seconds)
+            response = http.request(**request, timeout=seconds)
         except _rest.UNSENDABLE:
             pass
         except httpx.TransportError as error:

@@ -333,7 +333,7 @@ def test_a_dropped_tracker_leaves_no_session(local: LocalSupabase, db: Any, docu
             asyncio.run(tracker.get_progress(document))
         else:
             tracker.get_progress(document)
-        assert db.one(sessions, name) == 1
+            assert db.one(sessions, name) == 1
         if end == "closed":
             tracker.close()
         else:
