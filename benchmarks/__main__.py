@@ -127,11 +127,18 @@ def show(number: float | None) -> str:
     return "" if number is None else f"{number:,.4g}" if abs(number) < 10_000 else f"{number:,.0f}"
 
 
-def table(name: str, results: list[Result]) -> Table:
-    """Lay out the figures."""
-    result_table = Table(
-        title=f"{name} on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+def machine() -> str:
+    """Describe what figures depend on: the machine, and what else it is doing right now."""
+    load = os.getloadavg()[0]
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"load {load:.1f} before the first measurement"
     )
+
+
+def table(title: str, results: list[Result]) -> Table:
+    """Lay out the figures."""
+    result_table = Table(title=title)
     result_table.add_column("what", overflow="fold")
     for column in ("value", "unit", "baseline", "ratio"):
         result_table.add_column(column, justify="left" if column == "unit" else "right", no_wrap=True)
@@ -179,8 +186,9 @@ def main() -> int:
         # Found out now and not after minutes of measuring.
         options.json.touch()
     bench = Bench(quick=options.quick, console=console, only=only)
+    title = f"{options.name} on {machine()}"
     module.run(bench)
-    console.print(table(options.name, bench.results))
+    console.print(table(title, bench.results))
     if options.json:
         text = json.dumps([dataclasses.asdict(result) for result in bench.results], indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -19,7 +19,6 @@ import psycopg
 
 from benchmarks.__main__ import Bench
 from benchmarks._drain.floor import drop_triggers
-from benchmarks._drain.ours import STAGE
 from processors_v2 import _calls
 from processors_v2._local import project
 from processors_v2.local import LocalSupabase
@@ -30,6 +29,7 @@ PARTS = (("insert", "claim"),)
 DOCUMENTS_A_SECOND = 20_000
 TIMES_AT_MOST = 1.3
 
+STAGE = "upload"
 FEW, MANY = 10_000, 1_000_000
 AT_ONCE = 100_000
 # Batch, and how many claims of that batch in a round.
