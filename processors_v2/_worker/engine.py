@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from processors_v2 import _calls
+from processors_v2._claims import Claims as ClaimsOfTracker
 from processors_v2._errors import ConfigurationError, StageLost, StageTrackerError
 from processors_v2._worker.claims import Claims
 from processors_v2._worker.context import RunContext, Send
@@ -65,6 +66,7 @@ class Engine:
     Args:
         plan: What to do.
         send: How calls reach the database.
+        claimed: The claims that the methods of the tracker act for.
         counts: Where to count.
         inbox: Gets None when the worker is to stop, and errors that end it.
         until_empty: Whether to stop when nothing is ready.
@@ -74,6 +76,7 @@ class Engine:
         self,
         plan: Plan,
         send: Send,
+        claimed: ClaimsOfTracker,
         counts: Counter[str],
         inbox: "queue.SimpleQueue[BaseException | None]",
         *,
@@ -82,6 +85,7 @@ class Engine:
         self.handlers = plan.handlers
         self._plan = plan
         self._inbox = inbox
+        self._claimed = claimed
         self._desk = Desk(send, counts)
         self._drained = threading.Event()
         self._is_draining = False
@@ -221,8 +225,14 @@ class Engine:
             run = self.lane_of[run.stage_name].next(None)
         return run
 
+    def begin(self, run: RunContext) -> None:
+        """Let what the handler does with the tracker itself, in this process, act for its run."""
+        run._begin()
+        self._claimed.remember(run.document_id, run.stage_name, run.claim_id)
+
     def end(self, run: RunContext, ending: Ending) -> None:
         """Take the end of a run."""
+        self._claimed.forget(run.document_id, run.stage_name, run.claim_id)
         if ending.outcome == "failed" and run._over is None:
             _logger.warning(
                 "stage %s of document %s failed, attempt %d of %d: %s",

@@ -32,6 +32,7 @@ _TOGETHER = 0.05
 # Seconds between two writes of progress of one run.
 _INTERVAL = 0.25
 _LONGEST_PAUSE = 2.0
+_ENDS = {"completed", "failed", "skipped"}
 # More than any number of runs that ended.
 _NEVER = 1 << 60
 
@@ -201,6 +202,11 @@ class Reports:
 
     def _refused(self, run: RunContext, outcome: dict[str, Any], problem: StageTrackerError) -> None:
         """Do what is left to do for a run whose outcome the database did not take."""
+        ended_as = problem.details.get("status")
+        if problem.error == "conflict" and ended_as in _ENDS and outcome["outcome"] != "progress":
+            # The handler has ended it itself, with its claim: else it would be lost.
+            self._desk.let_go(run, ended_as)
+            return
         _logger.warning("%r: the outcome %s was refused: %s", run, outcome["outcome"], problem)
         ending = run._ending
         if outcome["outcome"] == "progress":

@@ -42,6 +42,10 @@ class StageWorker:
     tried again while attempts are left; ``processors_v2.errors.PermanentError`` one that is not; ``ctx.skip(reason)``
     marks the stage as not applicable. A stage that is lost or cancelled under way is told to the handler by ctx.
 
+    What a handler in this process does with the same tracker, such as a StageContext of its own for this document and
+    stage, acts for its run: processors that do their own bookkeeping can be handlers as they are. How they end their
+    stage holds then; what they fail is not tried again by itself.
+
     Claims, signs of life and outcomes are sent many at a time, while handlers run. What the database could not be told
     is kept and told later, also after it or PostgREST was away. Whatever a worker that dies had in hand returns to the
     queue when its leases are over.
@@ -163,6 +167,7 @@ class StageWorker:
             engine = Engine(
                 self._plan,
                 self._tracker._transport.send,
+                self._tracker._claims,
                 self._counts,
                 self._inbox,
                 until_empty=until_empty,

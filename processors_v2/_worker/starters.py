@@ -26,6 +26,9 @@ class Floor(Protocol):
     handlers: dict[str, Handler]
     lane_of: dict[str, Lane]
 
+    def begin(self, run: RunContext) -> None:
+        """Take note that a handler of this process begins."""
+
     def end(self, run: RunContext, ending: Ending) -> None:
         """Take the end of a run."""
 
@@ -171,7 +174,7 @@ class Loop:
         following: RunContext | None = run
         while following is not None:
             run = following
-            run._begin()
+            self._floor.begin(run)
             self._floor.end(run, await _ending.perform_async(self._floor.handlers[run.stage_name], run))
             following = self._floor.go_on(run)
             if following is not None and not self._floor.is_mine(following, self):
@@ -203,6 +206,6 @@ def chain(floor: Floor, starter: object, run: RunContext) -> None:
 
 def handle(floor: Floor, run: RunContext) -> RunContext | None:
     """Handle a run in this thread, and return the one to take its place."""
-    run._begin()
+    floor.begin(run)
     floor.end(run, _ending.perform(floor.handlers[run.stage_name], run, floor.wait_for))
     return floor.go_on(run)

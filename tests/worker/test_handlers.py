@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from processors_v2.errors import PermanentError
-from processors_v2.stage_tracker import StageTracker
+from processors_v2.stage_tracker import StageContext, StageTracker
 from processors_v2.worker import RunContext, StageWorker
 
 Documents = Callable[..., list[str]]
@@ -226,3 +226,30 @@ def test_progress_outside_of_its_range_is_refused_at_the_call(documents: Documen
     (document,) = documents()
     work({"upload": lambda ctx: ctx.update_progress(101)})
     assert "progress 101 is outside of 0 to 100 percent" in db.stage(document, "upload")["error"]
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (lambda _: None, "completed"),
+        (lambda ctx: ctx.tracker.skip_stage(ctx.document_id, ctx.stage_name, "No images"), "skipped"),
+        (lambda _: 1 / 0, "failed"),
+    ],
+)
+def test_a_processor_that_keeps_its_own_books_can_be_a_handler(
+    documents: Documents, tracker: StageTracker, work: Work, db: Any, end: Callable[[StageContext], Any], status: str
+) -> None:
+    """A StageContext of the worker's tracker acts for the run that the worker has claimed, and its end holds."""
+
+    def processor(document_id: str) -> None:
+        with StageContext(tracker, document_id, "upload") as ctx:
+            ctx.set_metadata("by", "the processor")
+            end(ctx)
+
+    (document,) = documents()
+    worker = work({"upload": lambda run: processor(run.document_id)})
+    stage = db.stage(document, "upload")
+    assert (stage["status"], stage["metadata"]["by"]) == (status, "the processor")
+    assert db.run(document, "upload", "attempt") == 1
+    assert worker.counts[status] == 1
+    assert tracker._claims.of(document, "upload") is None
