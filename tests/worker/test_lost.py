@@ -57,7 +57,7 @@ def test_a_stage_that_was_reset_is_heard_of(
 
 
 def test_a_stage_that_was_taken_over_is_heard_of(
-    documents: Documents, tracker: StageTracker, run_beside: Any, soon: Any, db: Any
+    documents: Documents, tracker: StageTracker, rest: StageTracker, run_beside: Any, soon: Any, db: Any
 ) -> None:
     """The old holder hears StageLost and is counted so; what the new one wrote stays."""
     handler = Listener(HEAR["raise_if_cancelled"])
@@ -65,15 +65,21 @@ def test_a_stage_that_was_taken_over_is_heard_of(
     with run_beside(StageWorker(tracker, {"upload": handler}, lease_seconds=1)) as worker:
         assert handler.begun.wait(20)
         db.end_lease(document, "upload")
-        tracker.start_stage(document, "upload")
-        tracker.complete_stage(document, "upload", {"by": "the new one"})
+        rest.start_stage(document, "upload")
+        rest.complete_stage(document, "upload", {"by": "the new one"})
         soon(lambda: worker.counts["lost"] == 1)
     assert type(handler.heard[0]) is StageLost
     assert db.stage(document, "upload")["metadata"] == {"by": "the new one"}
 
 
 def test_a_late_outcome_is_refused_and_the_worker_goes_on(
-    documents: Documents, tracker: StageTracker, run_beside: Any, soon: Any, db: Any, caplog: pytest.LogCaptureFixture
+    documents: Documents,
+    tracker: StageTracker,
+    rest: StageTracker,
+    run_beside: Any,
+    soon: Any,
+    db: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whoever did not hear it reports an end that the database refuses: said, counted, and on to the next."""
     first, go_on = threading.Event(), threading.Event()
@@ -88,8 +94,8 @@ def test_a_late_outcome_is_refused_and_the_worker_goes_on(
     with run_beside(StageWorker(tracker, {"upload": handler}, lease_seconds=600)) as worker:
         assert first.wait(20)
         db.end_lease(document, "upload")
-        tracker.start_stage(document, "upload")
-        tracker.complete_stage(document, "upload", {"by": "another"})
+        rest.start_stage(document, "upload")
+        rest.complete_stage(document, "upload", {"by": "another"})
         go_on.set()
         soon(lambda: worker.counts["lost"] == 1)
         db.document()
