@@ -1,5 +1,8 @@
 """What bare SQL costs: the floor, and a job table of two columns.
 
+The floor has the same documents and as many jobs: one for each stage of each document, stage by stage, in an order in
+which no batch holds two jobs of one document.
+
 Both work over psycopg 3 with prepared statements, one statement to claim and one to finish, each a transaction of its
 own. The commit of a claim does not wait for the disk (synchronous_commit off), since a claim that a crash loses is
 claimed again; that of a finish does. The tracker does the same.
@@ -13,6 +16,7 @@ import psycopg
 from benchmarks._drain.lanes import Lane
 from processors_v2._local import project
 from processors_v2.local import LocalSupabase
+from processors_v2.stage_tracker import StageTracker
 
 JOBS = """
 create table public.jobs (
@@ -28,14 +32,14 @@ UNHURRIED = "own as materialized (select set_config('synchronous_commit', 'off',
 FLOOR_CLAIM = f"""
 with {UNHURRIED},
 picked as (
-    select j.id, j.document_id from public.jobs j
+    select j.id, j.document_id, j.stage from public.jobs j
     where j.status = 'ready' order by j.id limit %s for no key update skip locked
 ),
 taken as (
     update public.jobs j set status = 'running' from picked where j.id = picked.id
 )
 update krai_core.documents d
-set stage_status = d.stage_status || jsonb_build_object('upload', jsonb_build_object(
+set stage_status = d.stage_status || jsonb_build_object(picked.stage, jsonb_build_object(
     'status', 'processing',
     'started_at', to_char(statement_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'completed_at', null, 'duration_seconds', null, 'progress', 0, 'error', null, 'metadata', '{{}}'::jsonb))
@@ -45,14 +49,14 @@ returning picked.id
 """
 FLOOR_FINISH = """
 with done as (
-    update public.jobs j set status = 'completed' where j.id = any (%s) returning j.document_id
+    update public.jobs j set status = 'completed' where j.id = any (%s) returning j.document_id, j.stage
 )
 update krai_core.documents d
-set stage_status = d.stage_status || jsonb_build_object('upload', d.stage_status -> 'upload' || jsonb_build_object(
+set stage_status = d.stage_status || jsonb_build_object(done.stage, d.stage_status -> done.stage || jsonb_build_object(
     'status', 'completed',
     'completed_at', to_char(statement_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'duration_seconds', round(extract(epoch from
-        statement_timestamp() - (d.stage_status -> 'upload' ->> 'started_at')::timestamptz), 3),
+        statement_timestamp() - (d.stage_status -> done.stage ->> 'started_at')::timestamptz), 3),
     'progress', 100, 'error', null))
 from done
 where d.id = done.document_id
@@ -124,7 +128,7 @@ class Floor(BareTable):
 
     name = "floor"
     database = "drain_floor"
-    _document = ", document_id uuid not null"
+    _document = ", document_id uuid not null, stage text not null"
     _claim, _finish = FLOOR_CLAIM, FLOOR_FINISH
 
     def _prepare(self, local: LocalSupabase) -> None:
@@ -134,14 +138,18 @@ class Floor(BareTable):
             drop_triggers(connection)
 
     def fill(self, jobs: int) -> None:
-        """Empty everything, and put in so many documents with a job each."""
+        """Empty everything, and put in documents with so many jobs in all."""
         self._connection.execute("truncate krai_core.documents, public.jobs")
         self._connection.execute(
-            "insert into krai_core.documents (filename) select i || '.pdf' from generate_series(1, %s) i", [jobs]
+            "insert into krai_core.documents (filename) select i || '.pdf' from generate_series(1, %s) i",
+            [jobs // len(StageTracker.STAGES)],
         )
-        self._connection.execute("insert into public.jobs (document_id) select id from krai_core.documents")
+        self._connection.execute(
+            "insert into public.jobs (document_id, stage) select d.id, s.name from krai_core.documents d"
+            " cross join krai_core.stages s order by s.position, d.id"
+        )
         self._connection.execute("vacuum analyze krai_core.documents, public.jobs")
 
     def count_done(self) -> int:
-        """Count the documents in which the stage is completed."""
-        return self._count("""krai_core.documents where stage_status @> '{"upload": {"status": "completed"}}'""")
+        """Count the stages that are completed."""
+        return self._count("krai_core.vw_document_stages where status = 'completed'")

@@ -1,4 +1,4 @@
-"""The tracker: documents whose upload is drained, so that each finish makes two further stages ready.
+"""The tracker: documents that go through all of their stages, so that nearly every finish makes others ready.
 
 Nothing is taken away from what the migrations make: row level security, the GIN index, the triggers, the history.
 """
@@ -17,8 +17,7 @@ from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
 from processors_v2.worker import RunContext, StageWorker
 
-STAGE = "upload"
-SUCCESSORS = 2
+STAGES = StageTracker.STAGES
 CONCURRENCY = 4
 
 
@@ -32,14 +31,14 @@ def fill(connection: psycopg.Connection[Any], documents: int) -> None:
 
 
 def count_done(connection: psycopg.Connection[Any]) -> int:
-    """Count the documents in which the stage is completed, and whose successors are all ready."""
+    """Count the stages that are completed and have one run, completed as well."""
     row = connection.execute(
         """
-        select count(*) from krai_core.documents d
-        where d.stage_status -> %s ->> 'status' = 'completed'
-          and (select count(*) from krai_core.stage_runs r where r.document_id = d.id and r.status = 'ready') = %s
-        """,
-        [STAGE, SUCCESSORS],
+        select count(*) from krai_core.vw_document_stages s
+        where s.status = 'completed' and (
+            select array_agg(r.status) = '{completed}' from krai_core.stage_runs r
+            where r.document_id = s.document_id and r.stage_name = s.stage_name)
+        """
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -78,10 +77,10 @@ class Ours(Lane[dict[str, Any]]):
         return cls("PostgREST", StageTracker(local.client()), local.database_url)
 
     def fill(self, jobs: int) -> None:  # noqa: D102 (as in Lane, here and below)
-        fill(self._connection, jobs)
+        fill(self._connection, jobs // len(STAGES))
 
     def claim(self, limit: int) -> Sequence[dict[str, Any]]:  # noqa: D102
-        return self._send(_calls.claim_stages([STAGE], "drain", limit, None, uuid.uuid4()))
+        return self._send(_calls.claim_stages(STAGES, "drain", limit, None, uuid.uuid4()))
 
     def finish(self, claimed: Sequence[dict[str, Any]]) -> None:  # noqa: D102
         outcomes = [
@@ -102,7 +101,7 @@ class Ours(Lane[dict[str, Any]]):
             RuntimeError: the worker did not do all of them.
         """
         self.fill(jobs)
-        worker = StageWorker(self._tracker, {STAGE: do_nothing}, concurrency=CONCURRENCY, batch=batch)
+        worker = StageWorker(self._tracker, dict.fromkeys(STAGES, do_nothing), concurrency=CONCURRENCY, batch=batch)
         begin = time.perf_counter()
         worker.run(until_empty=True)
         seconds = time.perf_counter() - begin

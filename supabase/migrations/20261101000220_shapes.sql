@@ -66,10 +66,14 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    return format($q$case
-            when %1$s ->> 'status' in ('processing', 'completed', 'failed', 'skipped') then %1$s ->> 'status'
-            when %1$s = '"completed"' then 'completed'
-            else 'pending'
+    -- The simple form of case looks the status up once.
+    return format($q$case %1$s ->> 'status'
+            when 'pending' then 'pending'
+            when 'completed' then 'completed'
+            when 'processing' then 'processing'
+            when 'failed' then 'failed'
+            when 'skipped' then 'skipped'
+            else case when %1$s = '"completed"' then 'completed' else 'pending' end
         end$q$, p_stage);
 end;
 $$;
@@ -89,10 +93,10 @@ begin
             order by s.position limit 1), 'completed') as current_stage,
         coalesce(100.0 * count(*) filter (where ds.status in ('completed', 'skipped')) / nullif(count(*), 0), 100)::numeric(5, 2) as progress_percentage,
         case
-            when count(*) filter (where ds.status = 'failed') > 0 then 'failed'
-            when count(*) filter (where ds.status in ('completed', 'skipped')) = count(*) then 'completed'
-            when count(*) filter (where ds.status = 'pending') = count(*) then 'pending'
-            else 'processing'
+            when bool_or(ds.status = 'failed') then 'failed'
+            when bool_and(ds.status = 'pending') then 'pending'
+            when bool_or(ds.status not in ('completed', 'skipped')) then 'processing'
+            else 'completed'
         end as document_status
     from (
         select %1$s as status
