@@ -69,10 +69,8 @@ begin
                     'duration_seconds', trim_scale(round(greatest(extract(epoch from v_now - u.started_at), 0), 6)),
                     'metadata', u.stage -> 'metadata' || u.metadata)
                 else krai_core._closed_stage(u.stage, u.outcome, u.error,
-                    case u.outcome when 'skipped' then krai_core._skip_metadata(u.reason) else u.metadata end, u.started_at, v_now)
-                end) as stages
-            from usual u
-            group by u.document_id
+                    case u.outcome when 'skipped' then krai_core._skip_metadata(u.reason) else u.metadata end, u.started_at, v_now) end) as stages
+            from usual u group by u.document_id
         ) patch
         where d.id = patch.document_id
     ),
@@ -98,12 +96,9 @@ begin
     into o_done, o_retries, v_touched, v_closed, v_finished, v_failed
     from usual u;
     perform set_config('krai_core.writer', '', true);
-    if v_closed is not null then
-        perform krai_core._follow_legacy(v_closed);
-    end if;
-    if v_touched is not null then
-        perform krai_core._derive_ready_runs(v_touched, array(select s.name from krai_core.stages s where s.waits_for && v_finished) || v_failed, true);
-    end if;
+    perform krai_core._follow_legacy(v_closed) where v_closed is not null;
+    perform krai_core._derive_ready_runs(v_touched, array(select s.name from krai_core.stages s where s.waits_for && v_finished) || v_failed, true)
+    where v_touched is not null;
 end;
 $$;
 comment on function krai_core._finish_usual(jsonb) is
