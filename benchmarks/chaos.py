@@ -8,10 +8,18 @@ CHAOS_SEED repeats the draws of an earlier run.
 
 import os
 import random
+from collections.abc import Iterator
 
 from benchmarks.__main__ import Bench
 from benchmarks._chaos import chaos
 from benchmarks._chaos.size import FULL, SHORT
+
+
+def advance(shown: Iterator[int], ended: int) -> None:
+    """Bring the progress bar to so many."""
+    for number in shown:
+        if number + 1 >= ended:
+            return
 
 
 def run(bench: Bench) -> None:
@@ -19,7 +27,10 @@ def run(bench: Bench) -> None:
     size = SHORT if bench.quick else FULL
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"CHAOS_SEED={seed}")
-    report = chaos.run(size, seed)
+    shown = bench.progress(range(size.stage_runs), "stages")
+    report = chaos.run(size, seed, lambda ended: advance(shown, ended))
+    # The bar goes away at its end only.
+    advance(shown, size.stage_runs + 1)
     bench.add("seed", report.seed, "")
     bench.add("time", report.seconds, "s")
     for name, value in report.facts.items():

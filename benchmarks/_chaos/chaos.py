@@ -5,7 +5,6 @@ written down by ``recorder``. They reach PostgREST through ``proxy``, which lose
 what goes wrong. Meanwhile ``watcher`` looks whether all adds up. ``evidence`` collects all of it for ``judge``.
 """
 
-import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,10 +19,10 @@ from benchmarks._chaos.faults import Faults
 from benchmarks._chaos.judge import Verdict, judge, losses
 from benchmarks._chaos.proxy import Proxy
 from benchmarks._chaos.size import Size
-from benchmarks._chaos.watcher import Watcher
+from benchmarks._chaos.watcher import Progress, Watch, Watcher
 from processors_v2.local import LocalSupabase
 
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.05
 # Longer than anything that is waited for: without an ended stage for so long, something is stuck.
 _STUCK_SECONDS = 60.0
 
@@ -70,7 +69,7 @@ def run(size: Size, seed: int, look: Callable[[int], None] = lambda _: None) -> 
         crew = Crew(size, url=proxy.url, key=stack.key(), folder=Path(folder), seed=seed)
         try:
             faults = Faults(size, seed, stack, crew)
-            _go_on(size, watcher, faults, look)
+            _go_on(size, stack.admin_url, watcher, faults, look)
             crew.end()
         finally:
             crew.close()
@@ -89,24 +88,27 @@ def run(size: Size, seed: int, look: Callable[[int], None] = lambda _: None) -> 
     return Report(seed, time.monotonic() - began, facts, judge(found))
 
 
-def _go_on(size: Size, watcher: Watcher, faults: Faults, look: Callable[[int], None]) -> None:
+def _go_on(size: Size, url: str, watcher: Watcher, faults: Faults, look: Callable[[int], None]) -> None:
     """Look and let things go wrong until all stages have ended, or nothing moves any more."""
+    watch = Watch(watcher, size.stage_runs)
+    progress = Progress(url)
     most, since = 0, time.monotonic()
     try:
-        while (ended := watcher.look().ended) < size.stage_runs and time.monotonic() - since < _STUCK_SECONDS:
-            if ended > most:
+        while watch.is_alive() and time.monotonic() - since < _STUCK_SECONDS:
+            if (ended := progress.look()) > most:
                 most, since = ended, time.monotonic()
                 look(most)
             faults.do(most / size.stage_runs)
             time.sleep(_LOOK_SECONDS)
     finally:
+        progress.close()
         faults.close()
+        watch.close()
     watcher.look()
 
 
 def _facts(found: evidence.Evidence, proxy: Proxy, faults: Faults) -> dict[str, int]:
     lost = losses(found)
-    starts = found.journals.starts
     return {
         "stages ended": _ended(found),
         "runs, attempts of all kinds": sum(run.status != "ready" for run in found.runs),
@@ -120,7 +122,7 @@ def _facts(found: evidence.Evidence, proxy: Proxy, faults: Faults) -> dict[str, 
         "late writes refused": sum(word.word == "lease_lost" for word in found.journals.words),
         "runs failed and tried again": sum(run.status == "failed" and run.is_retried for run in found.runs),
         "runs released": sum(run.status == "released" for run in found.runs),
-        "stages started anew by start_stage": _anew(found, starts),
+        "runs opened by start_stage": sum(run.claim in found.journals.starts for run in found.runs),
         "runs lost: worker killed": lost["killed"],
         "runs lost: worker stopped": lost["stopped"],
         "runs lost: servers away": lost["outage"],
@@ -142,12 +144,4 @@ def _ended(found: evidence.Evidence) -> int:
         stage["status"] in {"completed", "failed", "skipped"}
         for stages in found.documents.values()
         for stage in stages.values()
-    )
-
-
-def _anew(found: evidence.Evidence, starts: set[str]) -> int:
-    return sum(
-        earlier.status in {"completed", "skipped"} and later.claim in starts
-        for runs in found.runs_of.values()
-        for earlier, later in itertools.pairwise(runs)
     )

@@ -4,6 +4,7 @@ What should be is worked out here from documents and prerequisites alone, and no
 """
 
 import contextlib
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,13 @@ select
     (select deadlocks from pg_stat_database where datname = current_database())
 """
 
+_ENDED_RUNS = """
+select count(*) from krai_core.stage_runs r
+where r.status in ('completed', 'skipped') or (r.status = 'failed' and r.retry_at is null)
+"""
+
+_PAUSE_SECONDS = 0.1
+
 _ENDED = ("completed", "skipped", "failed")
 
 
@@ -71,6 +79,33 @@ class Seen:
     waits: list[str] = field(default_factory=list)
     deadlocks: int = 0
     ended: int = 0
+
+
+class Progress:
+    """How far the work is, asked often.
+
+    Args:
+        url: of a superuser.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[Any] | None = None
+        self.ended = 0
+
+    def look(self) -> int:
+        """Return how many runs have ended for good, at least; while Postgres is away, how many had."""
+        with contextlib.suppress(psycopg.OperationalError):
+            if self._connection is None or self._connection.closed:
+                self._connection = psycopg.connect(self._url, autocommit=True)
+            row = self._connection.execute(_ENDED_RUNS).fetchone()
+            self.ended = max(self.ended, row[0] if row else 0)
+        return self.ended
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 class Watcher:
@@ -130,3 +165,35 @@ class Watcher:
         """Close the connection."""
         if self._connection is not None:
             self._connection.close()
+
+
+class Watch(threading.Thread):
+    """Lets a watcher look, again and again, in a thread of its own, until all stages have ended or it is closed.
+
+    Args:
+        watcher: who looks.
+        stages: how many there are.
+    """
+
+    def __init__(self, watcher: Watcher, stages: int) -> None:
+        super().__init__(name="watcher", daemon=True)
+        self._watcher = watcher
+        self._stages = stages
+        self._over = threading.Event()
+        self._failure: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Be the thread."""
+        try:
+            while not self._over.wait(_PAUSE_SECONDS) and self._watcher.look().ended < self._stages:
+                pass
+        except BaseException as error:  # noqa: BLE001 - raised by whoever closes
+            self._failure = error
+
+    def close(self) -> None:
+        """End, and raise what went wrong."""
+        self._over.set()
+        self.join()
+        if self._failure is not None:
+            raise self._failure

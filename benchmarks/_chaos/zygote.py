@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from benchmarks._chaos import worker
 from processors_v2._http import certificates
 
 _FAILED = 1
+_END_SECONDS = 30.0
+_LOOK_SECONDS = 0.01
 
 
 class Zygote:
@@ -70,10 +73,22 @@ class Zygote:
         return "ok"
 
     def end(self) -> str:
-        """Let the workers end."""
+        """Let the workers end; those that do not are killed."""
         for child in self._children:
             os.kill(child, signal.SIGTERM)
-        return json.dumps([os.waitpid(child, 0) for child in sorted(self._children)])
+        deadline = time.monotonic() + _END_SECONDS
+        ends = []
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                self._children.discard(pid)
+                ends.append((pid, status))
+            elif time.monotonic() > deadline:
+                self.kill()
+                deadline += _END_SECONDS
+            else:
+                time.sleep(_LOOK_SECONDS)
+        return json.dumps(ends)
 
     def kill(self) -> None:
         """End the workers."""
