@@ -23,29 +23,32 @@ def local() -> Iterator[LocalSupabase]:
         yield stack
 
 
-def uploads(url: str) -> list[dict[str, object]]:
-    """Return what each document says of the drained stage."""
+def stages(url: str) -> list[dict[str, object]]:
+    """Return what the documents say of each of their stages."""
     with psycopg.connect(url) as connection:
-        return [row[0] for row in connection.execute("select stage_status -> 'upload' from krai_core.documents")]
+        rows = connection.execute("select s.value from krai_core.documents, jsonb_each(stage_status) s")
+        return [row[0] for row in rows]
+
+
+def shape(stage: dict[str, object]) -> str:
+    """Return all that a stage says, and of its times only in which form they are there."""
+    return repr({
+        key: len(str(value)) if key in {"started_at", "completed_at"} else type(value) if "seconds" in key else value
+        for key, value in sorted(stage.items())
+    })  # fmt: skip
 
 
 def test_everybody_does_the_same_work(local: LocalSupabase) -> None:
     """Each lane drains all of its jobs, and the floor writes what the tracker writes."""
     lanes = [make(local) for make in drain.LANES.values()]
-    rates = race(lanes, jobs=40, batch=10, turns=2)
+    rates = race(lanes, jobs=80, batch=10, turns=2)
     for lane in lanes:
         lane.close()
     assert set(rates) == {"floor", "two columns", "direct", "PostgREST"}
     assert all(rate > 0 for rate in rates.values())
-    written = [uploads(local.url_of(name)) for name in ("drain_floor", "drain_direct", "postgres")]
-    assert [len(rows) for rows in written] == [40, 40, 40]
-    times = ("started_at", "completed_at", "duration_seconds")
-    # The times differ; that they are there, and in which form, does not.
-    shapes = [
-        {repr({key: len(str(value)) if key in times[:2] else type(value) if key in times else value
-               for key, value in sorted(row.items())}) for row in rows}
-        for rows in written
-    ]  # fmt: skip
+    written = [stages(local.url_of(name)) for name in ("drain_floor", "drain_direct", "postgres")]
+    assert [len(rows) for rows in written] == [80, 80, 80]
+    shapes = [set(map(shape, rows)) for rows in written]
     assert shapes[0] == shapes[1] == shapes[2]
     assert len(shapes[0]) == 1
 
@@ -66,16 +69,30 @@ def test_jobs_that_get_lost_are_no_speed(local: LocalSupabase) -> None:
         race([lane], jobs=10, batch=10, turns=1)
 
 
-def test_a_successor_that_is_not_ready_is_no_finished_job(local: LocalSupabase) -> None:
-    """A finish counts only where both stages behind it have become ready."""
-    with psycopg.connect(local.database_url, autocommit=True) as connection:
-        ours.fill(connection, 2)
-        connection.execute("""update krai_core.documents
-            set stage_status = jsonb_set(stage_status, '{upload,status}', '"completed"')""")
-        assert ours.count_done(connection) == 2
+def test_a_stage_without_its_run_is_no_finished_job(local: LocalSupabase) -> None:
+    """A stage counts only where it is completed and its history says so, too."""
+    with (
+        closing(ours.Ours.postgrest(local)) as lane,
+        psycopg.connect(local.database_url, autocommit=True) as connection,
+    ):
+        lane.fill(16)
+        lane.drain(2, batch=2)
+        assert lane.count_done() == 2
         connection.execute("""delete from krai_core.stage_runs where id = (
-            select min(id) from krai_core.stage_runs where status = 'ready')""")
-        assert ours.count_done(connection) == 1
+            select min(id) from krai_core.stage_runs where status = 'completed')""")
+        assert lane.count_done() == 1
+
+
+@pytest.mark.parametrize("batch", drain.BATCHES.values())
+def test_a_quick_run_drains_each_size_of_batches(local: LocalSupabase, batch: int) -> None:
+    """No batch of the floor holds two stages of one document, of which it would write one only."""
+
+    class Quick(Floor):
+        database = f"drain_quick_{batch}"
+
+    bench = Bench(quick=True, console=Console(), only=["floor", str(batch)])
+    with closing(Quick(local)) as floor:
+        assert [step()["floor"] > 0 for _, _, step in drain.plan(bench, local, {"floor": floor})] == [True]
 
 
 def test_the_floor_has_no_triggers_of_ours(local: LocalSupabase) -> None:
@@ -90,7 +107,7 @@ def test_the_floor_has_no_triggers_of_ours(local: LocalSupabase) -> None:
         database = "drain_second_floor"
 
     with closing(Other(local)) as floor, psycopg.connect(local.database_url, autocommit=True) as connection:
-        floor.fill(1)
+        floor.fill(8)
         ours.fill(connection, 1)
         found = [
             [each.execute(question).fetchone() for question in questions] for each in (floor._connection, connection)
