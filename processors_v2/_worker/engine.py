@@ -32,6 +32,8 @@ _LONGEST_PAUSE = 1.0
 # Seconds for what is left to say to the database after the time of the handlers.
 _LAST_WORDS = 5.0
 _SHORTEST_CALL = 1.0
+# Seconds for threads that have nothing more to do.
+_TO_END = 1.0
 
 
 class Starter(Protocol):
@@ -150,8 +152,12 @@ class Engine:
                 lane.close()
             self._reports.give_up()
             self._keeper.close()
+            is_over = self._drained.is_set()
             for starter in {*self._starters.values(), self._loop}:
-                starter.stop(0.0)
+                starter.stop(_TO_END if is_over else 0.0)
+            if is_over:
+                for thread in threads.values():
+                    thread.join(_TO_END)
             _logger.info("worker %s ends: %s", self._plan.name, dict(self._desk.counts))
         while reason is None and not self._inbox.empty():
             reason = self._inbox.get()

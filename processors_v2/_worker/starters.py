@@ -60,20 +60,20 @@ class Threads:
         self._floor = floor
         self._places = places
         self._queue: queue.SimpleQueue[RunContext | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     def start(self, run: RunContext) -> None:
-        """Begin with a run in a thread that has nothing to do, or in another one."""
+        """Begin with a run as soon as a thread is free, which one is where a place is."""
         self._queue.put(run)
-        if self._idle.acquire(blocking=False):
-            return
-        with self._lock:
-            if len(self._threads) < self._places:
-                thread = threading.Thread(target=self._serve, name=f"stage worker {len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        # One more for each run until there are enough: to know whether one is idle would need a lock.
+        if len(self._threads) < self._places:
+            with self._lock:
+                if len(self._threads) < self._places:
+                    name = f"stage worker {len(self._threads)}"
+                    thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
 
     def stop(self, seconds: float) -> None:
         """End the threads; one whose handler goes on is left alone after some seconds."""
@@ -84,14 +84,7 @@ class Threads:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _serve(self) -> None:
-        while True:
-            try:
-                run = self._queue.get_nowait()
-            except queue.Empty:
-                self._idle.release()
-                run = self._queue.get()
-            if run is None:
-                return
+        while (run := self._queue.get()) is not None:
             chain(self._floor, self, run)
 
 

@@ -1,5 +1,6 @@
 """What a worker takes, how much of it at once, and when it asks."""
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,8 @@ class Gauge:
             if self.now.total() == self.wanted:
                 self.full.set()
         self.full.wait(20)
+        # For the next one to come too early, where it would.
+        threading.Event().wait(0.002)
         with self.lock:
             self.now[ctx.stage_name] -= 1
 
@@ -61,6 +64,22 @@ def test_no_more_handlers_run_at_once_than_allowed(documents: Documents, work: W
     work({"upload": gauge}, concurrency=3)
     assert gauge.full.is_set()
     assert gauge.most["upload"] == 3
+
+
+def test_no_more_coroutines_run_at_once_than_allowed(documents: Documents, work: Work) -> None:
+    """The same for asynchronous handlers, which no number of threads limits."""
+    now = most = 0
+
+    async def handler(_: RunContext) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.002)
+        now -= 1
+
+    documents(100)
+    work({"upload": handler}, concurrency=3)
+    assert most == 3
 
 
 def test_each_stage_may_have_a_limit_of_its_own(documents: Documents, tracker: StageTracker, work: Work) -> None:

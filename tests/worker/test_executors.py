@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import elsewhere
 import psutil
 import pytest
 
+from processors_v2._worker.processes import Processes
 from processors_v2.errors import ConfigurationError
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
@@ -200,6 +201,24 @@ def test_an_executor_that_takes_nothing_more_ends_the_worker(
         worker.run()
     assert worker.counts["claimed"] == worker.counts["released"] > 0
     assert {db.stage(document, "upload")["status"] for document in ids} == {"pending"}
+
+
+def test_a_process_that_dies_is_replaced_whatever_it_was_doing(soon: Any) -> None:
+    """At work, it raises for its call alone; idle, nobody notices; either way it is forgotten."""
+    processes = Processes()
+    try:
+        pid = processes.submit(os.getpid).result()
+        (process,) = processes._all
+        os.kill(pid, signal.SIGKILL)
+        soon(lambda: process.pool._broken)
+        other = processes.submit(os.getpid).result()
+        assert other != pid
+        with pytest.raises(BrokenExecutor):
+            processes.submit(os.kill, other, signal.SIGKILL).result()
+        soon(lambda: not processes._all)
+        assert processes.submit(os.getpid).result() not in {pid, other}
+    finally:
+        processes.stop(kill=False)
 
 
 PROGRAM = """

@@ -57,9 +57,9 @@ def test_a_stage_that_was_reset_is_heard_of(
 
 
 def test_a_stage_that_was_taken_over_is_heard_of(
-    documents: Documents, tracker: StageTracker, rest: StageTracker, run_beside: Any, soon: Any, db: Any
+    documents: Documents, tracker: StageTracker, rest: StageTracker, run_beside: Any, soon: Any, db: Any, caplog: Any
 ) -> None:
-    """The old holder hears StageLost and is counted so; what the new one wrote stays."""
+    """The old holder hears StageLost, is counted so and reports nothing more; what the new one wrote stays."""
     handler = Listener(HEAR["raise_if_cancelled"])
     (document,) = documents()
     with run_beside(StageWorker(tracker, {"upload": handler}, lease_seconds=1)) as worker:
@@ -70,6 +70,7 @@ def test_a_stage_that_was_taken_over_is_heard_of(
         soon(lambda: worker.counts["lost"] == 1)
     assert type(handler.heard[0]) is StageLost
     assert db.stage(document, "upload")["metadata"] == {"by": "the new one"}
+    assert "was refused" not in caplog.text
 
 
 def test_a_late_outcome_is_refused_and_the_worker_goes_on(
