@@ -328,7 +328,10 @@ class Link:
                 self._holds_back, self._proxy.fault = self._proxy.fault, None
                 if self._holds_back == "cut":
                     break
-            self._server.sendall(data)
+            try:
+                self._server.sendall(data)
+            except OSError:
+                break
         self._end()
 
     def downwards(self) -> None:

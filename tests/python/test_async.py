@@ -462,24 +462,29 @@ def test_the_wait_for_a_write_under_way_does_not_block_the_loop(run: Any, docume
 
     async def work(tracker: AsyncStageTracker) -> None:
         sending, go_on, send = threading.Event(), threading.Event(), tracker._heart._send
+        waited: list[bool] = []
 
         def slow(call: Any, **options: Any) -> Any:
             if call.path == "rpc/update_stage_progress":
                 sending.set()
-                go_on.wait(20)
+                waited.append(go_on.wait(10))
             return send(call, **options)
 
         tracker._heart._send = slow
 
-        async def let_go() -> None:
-            await until(sending.is_set)
+        async def let_go(ending: asyncio.Event) -> None:
+            await ending.wait()
+            await asyncio.sleep(0.05)
             go_on.set()
 
-        task = asyncio.create_task(let_go())
+        ending = asyncio.Event()
+        task = asyncio.create_task(let_go(ending))
         async with AsyncStageContext(tracker, document, "upload") as ctx:
             ctx.update_progress(20)
-            await until(sending.is_set)
+            assert await until(sending.is_set)
+            ending.set()
         await task
+        assert waited == [True]
 
     run(work)
     assert db.stage(document, "upload")["status"] == "completed"
