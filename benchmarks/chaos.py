@@ -33,8 +33,15 @@ def run(bench: Bench) -> None:
     advance(shown, size.stage_runs + 1)
     bench.add("seed", report.seed, "")
     bench.add("time", report.seconds, "s")
+    asked = {
+        "stages ended": size.stage_runs,
+        "workers killed": size.kills,
+        "workers stopped for longer than the lease": size.stops,
+        "Postgres restarted at once": size.restarts,
+        "PostgREST killed": size.postgrest_kills,
+    }
     for name, value in report.facts.items():
-        bench.add(name, value, "")
+        bench.add(name, value, "", target=asked.get(name), ok=value == asked[name] if name in asked else None)
     for verdict in report.verdicts:
         target = f"none in {verdict.checked:,}"
         bench.add(f"violations: {verdict.name}", len(verdict.violations), "", target=target, ok=verdict.ok)

@@ -214,8 +214,10 @@ def times_are_in_order(evidence: Evidence) -> Verdict:
     for identity, since, at, column in asked:
         run_asked = evidence.run_of.get(identity)
         moment = None if run_asked is None else getattr(run_asked, column)
-        if moment is not None and not since - _CLOCK_SECONDS <= moment <= at + _CLOCK_SECONDS:
+        if moment is not None and moment < since - _CLOCK_SECONDS:
             wrong.append(f"{run_asked}: {column} is {since - moment:.3f} s before it was asked for")
+        elif moment is not None and moment > at + _CLOCK_SECONDS:
+            wrong.append(f"{run_asked}: {column} is {moment - at:.3f} s after it was answered")
     return Verdict("times are those of the database, at the moment", checked, wrong)
 
 

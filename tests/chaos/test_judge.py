@@ -6,8 +6,10 @@ import time
 import pytest
 
 from benchmarks._chaos import judge
+from benchmarks._chaos.evidence import Word
 from benchmarks._chaos.judge import causes_of_loss
 from benchmarks._chaos.scene import Scene
+from benchmarks._chaos.watcher import Watcher
 
 UPLOAD_PENDING = """
 update krai_core.documents
@@ -108,3 +110,87 @@ def test_losses_have_the_causes_that_they_have(scene: Scene) -> None:
     found.journals.beats[str(found.runs[0].claim)].append((found.runs[0].heartbeat_at or 0) + 0.001)
     found.runs[0] = dataclasses.replace(found.runs[0], lease_expires_at=ended + 1)
     assert cause() == ["its sign of life did not count"]
+
+
+@pytest.fixture
+def story(scene: Scene) -> Scene:
+    """A document whose upload was lost once, failed once, and was completed then; all else at the first attempt."""
+    scene.documents(1)
+    first, second = scene.hand(), scene.hand()
+    first.claim(lease_seconds=0.1)
+    first.die()
+    scene.until_nothing_runs(second)
+    second.finish(second.claim(), "failed", retry=True)
+    scene.drain()
+    return scene
+
+
+UPLOADS = "update krai_core.stage_runs set {} where stage_name = 'upload' and status = '{}'"
+METADATA = "update krai_core.documents set stage_status = jsonb_set(stage_status, '{{upload,metadata,{}}}', '{}')"
+
+
+def test_a_story_as_it_happened_is_believed(story: Scene) -> None:
+    """The judge finds nothing in what was not tampered with."""
+    assert story.violations() == {}
+
+
+@pytest.mark.parametrize(
+    ("tampering", "words"),
+    [
+        (UPLOADS.format("attempt = 4", "completed"), "should be attempt 3"),
+        (UPLOADS.format("attempt = 4", "completed"), "was handed out as attempt 3"),
+        (UPLOADS.format("attempt = 9", "completed"), "is beyond the last of 5"),
+        (UPLOADS.format("closed_by_holder = true", "lost"), "which its holder never said"),
+        (UPLOADS.format("closed_by_holder = false", "completed"), "was acknowledged, and is: completed"),
+        (UPLOADS.format("status = 'skipped'", "completed"), "is completed, its last run"),
+        (
+            UPLOADS.format("claim_id = gen_random_uuid()", "completed"),
+            "was handed out, and no run carries its claim id",
+        ),
+        (UPLOADS.format("claim_id = gen_random_uuid()", "completed"), "and no worker said so"),
+        (UPLOADS.format("started_at = started_at - interval '1 hour'", "failed"), "began before"),
+        (UPLOADS.format("started_at = started_at - interval '1 hour'", "failed"), "before it was asked for"),
+        (UPLOADS.format("started_at = finished_at + interval '1 hour'", "failed"), "ended before it began"),
+        (UPLOADS.format("finished_at = finished_at + interval '1 hour'", "completed"), "after it was answered"),
+        (UPLOADS.format("lease_expires_at = finished_at + interval '1 s'", "lost"), "was lost before its lease ended"),
+        (METADATA.format("touched x", "true"), "holds progress of x, which lost it"),
+        (METADATA.format("finished", '"x"'), "is completed by x, and its last run is of"),
+    ],
+)
+def test_what_was_tampered_with_is_seen(story: Scene, tampering: str, words: str) -> None:
+    """The judge objects to each thing in the database that is not what the workers were told."""
+    without_triggers(story, tampering)
+    verdicts = judge.judge(story.evidence(drained=False))
+    assert any(words in said for verdict in verdicts for said in verdict.violations), verdicts
+
+
+def test_progress_that_was_taken_too_late_is_seen(story: Scene) -> None:
+    """The judge objects when progress of a lost run was acknowledged, which leaves no trace when it is over."""
+    found = story.evidence(drained=False)
+    lost = next(run for run in found.runs if run.status == "lost")
+    identity = (lost.document, lost.stage, str(lost.claim))
+    after = (lost.finished_at or 0) + 1
+    found.journals.words.append(Word(identity, "progress", "ok", after, after))
+    assert not judge.late_writes_are_refused(found).ok
+
+
+@pytest.mark.parametrize("word", ["pending", "failed"])
+def test_statistics_that_do_not_add_up_are_seen(word: str) -> None:
+    """The watcher objects when get_stage_statistics() says something else than the documents, or does not add up."""
+    watcher = Watcher("", documents=2)
+    said = {"pending": 1, "processing": 0, "completed": 1, "failed": 0, "skipped": 0}
+    nothing = {"documents": 2, "to be tried again": 0}
+    watcher._judge({"pending": 1, "completed": 1}, {"upload": said}, {**nothing}, 0)
+    assert watcher.seen.wrong == []
+    watcher._judge({"pending": 1, "completed": 1}, {"upload": {**said, word: said[word] + 1}}, {**nothing}, 0)
+    assert watcher.seen.wrong
+
+
+def test_documents_and_stages_that_are_gone_are_seen() -> None:
+    """The watcher objects when a document or a stage is missing."""
+    watcher = Watcher("", documents=2)
+    said = {"pending": 2, "processing": 0, "completed": 0, "failed": 0, "skipped": 0}
+    watcher._judge({"pending": 2}, {"upload": said}, {"documents": 1, "to be tried again": 0}, 0)
+    watcher._judge({"pending": 1}, {"upload": said}, {"documents": 2, "to be tried again": 0}, 0)
+    assert "there are 1 documents and not 2" in watcher.seen.wrong
+    assert "{'pending': 1} are 1 stages and not 2 x 1" in watcher.seen.wrong
