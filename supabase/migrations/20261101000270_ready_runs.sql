@@ -72,7 +72,7 @@ begin
               select from krai_core._ready_stages t
               where t.document_id = r.document_id and t.stage_name = r.stage_name
                 and (not t.is_failed or (
-                    select last.retry_at is not null from krai_core.stage_runs last
+                    select last.retry_at is not null and last.reset_at is null from krai_core.stage_runs last
                     where last.document_id = r.document_id and last.stage_name = r.stage_name and last.status not in ('ready', 'running')
                     order by last.id desc limit 1)));
     end if;
@@ -85,7 +85,7 @@ begin
         coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end, clock_timestamp())
     from krai_core._ready_stages t
     left join lateral (
-        select r.id, r.status, r.attempt, r.reset_at, r.retry_at, r.available_at from krai_core.stage_runs r
+        select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at, r.available_at from krai_core.stage_runs r
         where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status not in ('ready', 'running')
         order by r.id desc limit 1) last on true
     left join krai_core.document_priorities p on p.document_id = t.document_id
@@ -176,7 +176,7 @@ begin
         where not exists (
             select from krai_core.stage_runs r where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status = 'running')
           and (not t.is_failed or (
-            select last.retry_at is not null from krai_core.stage_runs last
+            select last.retry_at is not null and last.reset_at is null from krai_core.stage_runs last
             where last.document_id = t.document_id and last.stage_name = t.stage_name and last.status not in ('ready', 'running')
             order by last.id desc limit 1))
     ),

@@ -124,13 +124,17 @@ begin
     from krai_core.documents d
     where r.document_id = any (p_document_ids) and d.id = r.document_id and r.status = 'running'
       and krai_core._stage_state(d.stage_status -> r.stage_name) <> 'processing';
-    -- Set to pending by hand after a failure: that is a retry by a person.
+    -- A failure that somebody takes out of the column by hand is settled by a person, as by retry_stage: attempts begin anew.
     with retried as (
         update krai_core.stage_runs r
         set reset_at = clock_timestamp()
         from krai_core.documents d
-        where r.document_id = any (p_document_ids) and d.id = r.document_id and r.status = 'failed' and r.reset_at is null
-          and krai_core._stage_state(d.stage_status -> r.stage_name) = 'pending'
+        where r.document_id = any (p_document_ids) and d.id = r.document_id and r.reset_at is null
+          and (r.status = 'failed' or r.status = 'lost' and r.attempt >= (select s.max_attempts from krai_core.stages s where s.name = r.stage_name))
+          and krai_core._stage_state(d.stage_status -> r.stage_name) not in ('failed', 'processing')
+          and not exists (
+              select from krai_core.stage_runs later
+              where later.document_id = r.document_id and later.stage_name = r.stage_name and later.id > r.id and later.status <> 'ready')
         returning r.document_id, r.stage_name
     )
     delete from krai_core.stage_runs r using retried t
