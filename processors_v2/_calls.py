@@ -4,7 +4,6 @@ One function here is one SQL function or view there, under the same name; what i
 comment on the SQL function.
 """
 
-import datetime as dt
 import decimal
 import enum
 import json
@@ -66,7 +65,7 @@ def document_id(value: str | uuid.UUID) -> str:
         return str(value if isinstance(value, uuid.UUID) else uuid.UUID(value))
     except (ValueError, AttributeError, TypeError):
         raise InvalidArgument(
-            f"document id {_shown(value)} is not a UUID",
+            f"document id {shown(value)} is not a UUID",
             hint="Pass the id of a row of krai_core.documents",
             error="invalid_document_id",
         ) from None
@@ -81,7 +80,7 @@ def stage_name(value: str | enum.Enum) -> str:
     name = value.value if isinstance(value, enum.Enum) else value
     if not isinstance(name, str):
         raise InvalidArgument(
-            f"stage name {_shown(value)} is not a text",
+            f"stage name {shown(value)} is not a text",
             hint="Pass a name such as 'text_extraction', or an Enum member with such a value",
             error="unknown_stage",
         )
@@ -104,7 +103,7 @@ def percent(value: object) -> float | None:
         if math.isfinite(number):
             return int(number) if number.is_integer() else number
     raise InvalidArgument(
-        f"progress {_shown(value)} is not a number of percent",
+        f"progress {shown(value)} is not a number of percent",
         hint="Pass 0 to 100: 45.5 means 45.5 %",
         error="invalid_progress",
     )
@@ -121,11 +120,11 @@ def start_stage(
     arguments = {
         "p_document_id": document,
         "p_stage_name": stage,
-        "p_worker": _text(worker),
+        "p_worker": text_of(worker),
         "p_lease_seconds": lease_seconds,
     }
     # Without a claim id the repeat of a start that took effect is told that the stage is held.
-    return _writer("start_stage", arguments, claim_id, repeatable=claim_id is not None)
+    return writer("start_stage", arguments, claim_id, repeatable=claim_id is not None)
 
 
 def update_stage_progress(
@@ -142,7 +141,7 @@ def update_stage_progress(
         "p_progress": percent(progress),
         "p_metadata": _json.metadata(metadata),
     }
-    return _writer("update_stage_progress", arguments, claim_id)
+    return writer("update_stage_progress", arguments, claim_id)
 
 
 def complete_stage(
@@ -150,7 +149,7 @@ def complete_stage(
 ) -> Call[bool]:
     """krai_core.complete_stage."""
     arguments = {"p_document_id": document, "p_stage_name": stage, "p_metadata": _json.metadata(metadata)}
-    return _writer("complete_stage", arguments, claim_id)
+    return writer("complete_stage", arguments, claim_id)
 
 
 def fail_stage(
@@ -170,7 +169,7 @@ def fail_stage(
         "p_metadata": _json.metadata(metadata),
         "p_retry": retry or None,
     }
-    return _writer("fail_stage", arguments, claim_id)
+    return writer("fail_stage", arguments, claim_id)
 
 
 def skip_stage(document: str, stage: str, reason: str, claim_id: uuid.UUID | None = None) -> Call[bool]:
@@ -178,31 +177,9 @@ def skip_stage(document: str, stage: str, reason: str, claim_id: uuid.UUID | Non
     arguments = {
         "p_document_id": document,
         "p_stage_name": stage,
-        "p_reason": _text(reason),
+        "p_reason": text_of(reason),
     }
-    return _writer("skip_stage", arguments, claim_id)
-
-
-def retry_stage(document: str, stage: str, actor: str | None = None) -> Call[bool]:
-    """krai_core.retry_stage."""
-    arguments = {"p_document_id": document, "p_stage_name": stage, "p_actor": _text(actor)}
-    # Between two sendings somebody may have started the stage, which the second would report as a conflict.
-    return _writer("retry_stage", arguments, None, repeatable=False)
-
-
-def reset_stage(
-    document: str, stage: str, *, cascade: bool = False, force: bool = False, actor: str | None = None
-) -> Call[bool]:
-    """krai_core.reset_stage."""
-    arguments = {
-        "p_document_id": document,
-        "p_stage_name": stage,
-        "p_cascade": cascade,
-        "p_force": force,
-        "p_actor": _text(actor),
-    }
-    # The repeat of a forced reset could take away a run that began after the first.
-    return _writer("reset_stage", arguments, None, repeatable=False)
+    return writer("skip_stage", arguments, claim_id)
 
 
 def claim_stages(
@@ -217,27 +194,27 @@ def claim_stages(
         "p_lease_seconds": lease_seconds,
         "p_claim_id": str(claim_id),
     }
-    return Call("rpc/claim_stages", arguments, _list, repeatable=True)
+    return Call("rpc/claim_stages", arguments, as_list, repeatable=True)
 
 
 def finish_stages(outcomes: list[dict[str, Any]]) -> Call[list[dict[str, Any]]]:
     """krai_core.finish_stages: outcomes of document_id, stage_name, claim_id, outcome and what belongs to it."""
-    return Call("rpc/finish_stages", {"p_outcomes": outcomes}, _list, repeatable=True)
+    return Call("rpc/finish_stages", {"p_outcomes": outcomes}, as_list, repeatable=True)
 
 
 def release_stages(runs: Iterable[tuple[str, str, uuid.UUID]]) -> Call[dict[str, list[dict[str, Any]]]]:
     """krai_core.release_stages, for runs given as document id, stage name and claim id."""
-    return Call("rpc/release_stages", {"p_runs": _runs(runs)}, _dict, repeatable=True)
+    return Call("rpc/release_stages", {"p_runs": _runs(runs)}, as_dict, repeatable=True)
 
 
 def heartbeat(runs: Iterable[tuple[str, str, uuid.UUID]]) -> Call[dict[str, list[dict[str, Any]]]]:
     """krai_core.heartbeat, for runs given as document id, stage name and claim id."""
-    return Call("rpc/heartbeat", {"p_runs": _runs(runs)}, _dict, repeatable=True)
+    return Call("rpc/heartbeat", {"p_runs": _runs(runs)}, as_dict, repeatable=True)
 
 
 def reap(limit: int = 1000) -> Call[dict[str, Any]]:
     """krai_core.reap."""
-    return Call("rpc/reap", {"p_limit": limit}, _dict, repeatable=True)
+    return Call("rpc/reap", {"p_limit": limit}, as_dict, repeatable=True)
 
 
 def fill_ready_runs(limit: int = 1000) -> Call[int]:
@@ -245,124 +222,49 @@ def fill_ready_runs(limit: int = 1000) -> Call[int]:
     return Call("rpc/fill_ready_runs", {"p_limit": limit}, int, repeatable=True)
 
 
-def rebuild_ready_runs() -> Call[dict[str, int]]:
-    """krai_core.rebuild_ready_runs."""
-    return Call("rpc/rebuild_ready_runs", {}, _dict, repeatable=True)
-
-
 def get_next_document(stage: str, worker: str, claim_id: uuid.UUID) -> Call[dict[str, Any] | None]:
     """krai_core.get_next_document."""
-    arguments = {"p_stage_name": stage, "p_worker": _text(worker), "p_claim_id": str(claim_id)}
-    return Call("rpc/get_next_document", arguments, lambda row: None if row is None else _dict(row), repeatable=True)
-
-
-def retry_failed(
-    stage: str | None, error: str | None, since: dt.datetime | None, limit: int, actor: str | None, *, dry_run: bool
-) -> Call[dict[str, Any]]:
-    """krai_core.retry_failed."""
-    if since is not None and (not isinstance(since, dt.datetime) or since.tzinfo is None):
-        raise InvalidArgument(
-            f"since {_shown(since)} is not a datetime with a time zone",
-            hint="Pass datetime.now(timezone.utc) or the like",
-        )
-    arguments = {
-        "p_stage_name": stage,
-        "p_error": _text(error),
-        "p_since": None if since is None else since.isoformat(),
-        "p_limit": limit,
-        "p_dry_run": dry_run,
-        "p_actor": _text(actor),
-    }
-    # What was retried may have failed again between two sendings.
-    return Call("rpc/retry_failed", _given(arguments), _dict, repeatable=dry_run)
-
-
-def cancel_document(document: str, reason: str, actor: str | None) -> Call[bool]:
-    """krai_core.cancel_document."""
-    arguments = {"p_document_id": document, "p_reason": _text(reason), "p_actor": _text(actor)}
-    # Between two sendings somebody may have brought the document back.
-    return _writer("cancel_document", arguments, None, repeatable=False)
-
-
-def set_priority(document: str, priority: int, actor: str | None) -> Call[bool]:
-    """krai_core.set_priority."""
-    return _writer("set_priority", {"p_document_id": document, "p_priority": priority, "p_actor": _text(actor)}, None)
-
-
-def pause_stage(stage: str, actor: str | None) -> Call[bool]:
-    """krai_core.pause_stage."""
-    return _writer("pause_stage", {"p_stage_name": stage, "p_actor": _text(actor)}, None)
-
-
-def resume_stage(stage: str, actor: str | None) -> Call[bool]:
-    """krai_core.resume_stage."""
-    return _writer("resume_stage", {"p_stage_name": stage, "p_actor": _text(actor)}, None)
-
-
-def register_stage(stage: str, requires: Iterable[str] | None, actor: str | None, **settings: Any) -> Call[bool]:
-    """krai_core.register_stage; settings as its parameters, without ``p_``."""
-    arguments = {
-        "p_stage_name": stage,
-        "p_requires": None if requires is None else TextArray(requires),
-        "p_actor": _text(actor),
-        **{f"p_{name}": value for name, value in settings.items()},
-    }
-    return _writer("register_stage", arguments, None)
-
-
-def disable_stage(stage: str, actor: str | None) -> Call[bool]:
-    """krai_core.disable_stage."""
-    return _writer("disable_stage", {"p_stage_name": stage, "p_actor": _text(actor)}, None)
-
-
-def explain_stage(document: str, stage: str) -> Call[dict[str, Any]]:
-    """krai_core.explain_stage."""
-    return _reader("explain_stage", {"p_document_id": document, "p_stage_name": stage}, _dict)
-
-
-def get_documents_ready_for(stage: str, limit: int, after: str | None) -> Call[dict[str, Any]]:
-    """krai_core.get_documents_ready_for, one page."""
-    arguments = {"p_stage_name": stage, "p_limit": limit, "p_after": after}
-    return _reader("get_documents_ready_for", _given(arguments), _dict)
+    arguments = {"p_stage_name": stage, "p_worker": text_of(worker), "p_claim_id": str(claim_id)}
+    return Call("rpc/get_next_document", arguments, lambda row: None if row is None else as_dict(row), repeatable=True)
 
 
 def get_document_progress(document: str) -> Call[float]:
     """krai_core.get_document_progress."""
-    return _reader("get_document_progress", {"p_document_id": document}, float)
+    return reader("get_document_progress", {"p_document_id": document}, float)
 
 
 def get_current_stage(document: str) -> Call[str]:
     """krai_core.get_current_stage."""
-    return _reader("get_current_stage", {"p_document_id": document}, str)
+    return reader("get_current_stage", {"p_document_id": document}, str)
 
 
 def can_start_stage(document: str, stage: str) -> Call[bool]:
     """krai_core.can_start_stage."""
-    return _reader("can_start_stage", {"p_document_id": document, "p_stage_name": stage}, _bool)
+    return reader("can_start_stage", {"p_document_id": document, "p_stage_name": stage}, as_bool)
 
 
 def get_document_status(document: str, order: Iterable[str]) -> Call[DocumentStatus]:
     """krai_core.get_document_status, its stages in the given order."""
 
     def parse(answer: object) -> DocumentStatus:
-        status = _dict(answer)
+        status = as_dict(answer)
         return cast("DocumentStatus", {**status, "stage_status": _ordered(status["stage_status"], order)})
 
-    return _reader("get_document_status", {"p_document_id": document}, parse)
+    return reader("get_document_status", {"p_document_id": document}, parse)
 
 
 def get_stage_status(document: str, order: Iterable[str]) -> Call[dict[str, StageStatus]]:
     """stage_status out of krai_core.get_document_status, in the given order."""
-    return _reader(
+    return reader(
         "get_document_status",
         {"p_document_id": document},
-        lambda answer: _ordered(_dict(answer)["stage_status"], order),
+        lambda answer: _ordered(as_dict(answer)["stage_status"], order),
     )
 
 
 def get_statistics(order: Iterable[str]) -> Call[dict[str, StageCounts]]:
     """Stages out of krai_core.get_stage_statistics, in the given order."""
-    return _reader("get_stage_statistics", {}, lambda answer: _ordered(_dict(answer)["stages"], order))
+    return reader("get_stage_statistics", {}, lambda answer: _ordered(as_dict(answer)["stages"], order))
 
 
 def list_stages() -> Call[list[Stage]]:
@@ -415,7 +317,7 @@ def outcome(value: Mapping[str, Any]) -> dict[str, Any]:
         "claim_id": str(claim_id),
         **({"metadata": _json.metadata(value["metadata"])} if "metadata" in value else {}),
         **({"error": _error(value["error"])} if "error" in value else {}),
-        **({"reason": _text(value["reason"])} if "reason" in value else {}),
+        **({"reason": text_of(value["reason"])} if "reason" in value else {}),
         **({"progress": percent(value["progress"])} if "progress" in value else {}),
     }
 
@@ -425,39 +327,42 @@ def _claim(value: object) -> str:
         return str(uuid.UUID(str(value)))
     except ValueError:
         raise InvalidArgument(
-            f"claim id {_shown(value)} is not a UUID",
+            f"claim id {shown(value)} is not a UUID",
             hint="Pass the claim_id of the run",
             error="invalid_outcomes",
         ) from None
 
 
 def _error(error: object) -> str | None:
-    return _text(error_text(error) if isinstance(error, BaseException) else error)
+    return text_of(error_text(error) if isinstance(error, BaseException) else error)
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
+    """Return a value as text that Postgres can store; None stays None."""
     return None if value is None else _json.storable_text(str(value))
 
 
-def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def given_only(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is None: the default of the function counts."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _writer(
+def writer(
     function: str, arguments: dict[str, Any], claim_id: uuid.UUID | None, *, repeatable: bool = True
 ) -> Call[bool]:
-    given = _given(arguments)
+    """Return a call that changes something and answers bool."""
+    given = given_only(arguments)
     # Null means "no text" to these two, while leaving them out means the default, or no such function.
     given |= {
         name: None for name in ("p_error", "p_reason", "p_progress") if name in arguments and arguments[name] is None
     }
     if claim_id is not None:
         given["p_claim_id"] = str(claim_id)
-    return Call(f"rpc/{function}", given, _bool, repeatable=repeatable)
+    return Call(f"rpc/{function}", given, as_bool, repeatable=repeatable)
 
 
-def _reader(function: str, arguments: dict[str, Any], parse: Callable[[Any], T]) -> Call[T]:
+def reader(function: str, arguments: dict[str, Any], parse: Callable[[Any], T]) -> Call[T]:
+    """Return a call that changes nothing."""
     return Call(f"rpc/{function}", arguments, parse, repeatable=True)
 
 
@@ -465,24 +370,24 @@ def _runs(runs: Iterable[tuple[str, str, uuid.UUID]]) -> list[dict[str, str]]:
     return [{"document_id": d, "stage_name": s, "claim_id": str(c)} for d, s, c in runs]
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value as a message shows it: a whole row, given for its id, does not belong there."""
     return _short.repr(value)
 
 
-def _bool(answer: object) -> bool:
+def as_bool(answer: object) -> bool:
     if not isinstance(answer, bool):
         raise StageTrackerError(f"expected true or false from the database, got {answer!r}")
     return answer
 
 
-def _dict(answer: object) -> dict[str, Any]:
+def as_dict(answer: object) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise StageTrackerError(f"expected a JSON object from the database, got {answer!r}")
     return answer
 
 
-def _list(answer: object) -> list[dict[str, Any]]:
+def as_list(answer: object) -> list[dict[str, Any]]:
     if not isinstance(answer, list):
         raise StageTrackerError(f"expected a JSON array from the database, got {answer!r}")
     return answer
@@ -490,5 +395,5 @@ def _list(answer: object) -> list[dict[str, Any]]:
 
 def _ordered(stages: object, order: Iterable[str]) -> dict[str, Any]:
     """Return the stages by name, those of ``order`` first: a JSON object has no order of its own."""
-    given = _dict(stages)
+    given = as_dict(stages)
     return {name: given[name] for name in dict.fromkeys([*order, *given]) if name in given}

@@ -68,8 +68,6 @@ class AsyncClaimedRun(AsyncStageContext):
             StageConflict: It is over, or in use already.
         """
         self._running()
-        if self.closed_as is not None and not self._is_entered:
-            raise self._is_over()
         if self._is_entered:
             raise StageConflict(f"{self!r} is running already", hint="A claimed run is used once: claim another")
         self._is_entered = True
@@ -87,11 +85,15 @@ class AsyncClaimedRun(AsyncStageContext):
         pulse.stop()
         await primitives.settle(pulse)
         released = await primitives.shielded(self._give_back())
-        self.closed_as = "released"
-        self.tracker._leave(self)  # noqa: SLF001 - the two are one
-        if not self._is_entered:
-            self._pulse = self.claim_id = None
+        self._note_closed("released")
         return released
+
+    def _note_closed(self, to: str) -> None:
+        super()._note_closed(to)
+        if not self._is_entered:
+            # Nothing will follow: later calls of the tracker are not for this run.
+            self.tracker._leave(self)  # noqa: SLF001 - the two are one
+            self._pulse = self.claim_id = None
 
     def _running(self) -> Pulse:
         if self._pulse is None:

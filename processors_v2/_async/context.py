@@ -237,6 +237,10 @@ class AsyncStageContext(primitives.Tracking):
                 self.document_id, self.stage_name, progress, self.metadata, claim_id=self.claim_id
             )
 
+    def _note_closed(self, to: str) -> None:
+        """Take note that a call beside the end of the block has closed the run."""
+        self.closed_as = to
+
     async def _give_back(self) -> bool:
         assert self.claim_id is not None  # noqa: S101 - for the type checker
         call = _calls.release_stages([(self.document_id, self.stage_name, self.claim_id)])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import cast
 
-from processors_v2 import _calls
+from processors_v2 import _calls, _operator_calls
 from processors_v2._async.transports import AsyncTransport
 from processors_v2._models import Reaped, Rebuilt, Retried
 
@@ -33,7 +33,7 @@ class AsyncOperators:
             StageConflict: The stage is processing, completed or skipped.
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
-        return await self._transport.send(_calls.retry_stage(document, stage, actor))
+        return await self._transport.send(_operator_calls.retry_stage(document, stage, actor))
 
     async def reset_stage(
         self,
@@ -61,7 +61,7 @@ class AsyncOperators:
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
         return await self._transport.send(
-            _calls.reset_stage(document, stage, cascade=cascade, force=force, actor=actor)
+            _operator_calls.reset_stage(document, stage, cascade=cascade, force=force, actor=actor)
         )
 
     async def retry_failed(
@@ -88,7 +88,7 @@ class AsyncOperators:
             How many, whether there are more, and which.
         """
         stage = None if stage_name is None else _calls.stage_name(stage_name)
-        call = _calls.retry_failed(stage, error, since, limit, actor, dry_run=dry_run)
+        call = _operator_calls.retry_failed(stage, error, since, limit, actor, dry_run=dry_run)
         return cast("Retried", await self._transport.send(call))
 
     async def cancel_document(
@@ -104,7 +104,9 @@ class AsyncOperators:
         Returns:
             True.
         """
-        return await self._transport.send(_calls.cancel_document(_calls.document_id(document_id), reason, actor))
+        return await self._transport.send(
+            _operator_calls.cancel_document(_calls.document_id(document_id), reason, actor)
+        )
 
     async def set_priority(self, document_id: str | uuid.UUID, priority: int, *, actor: str | None = None) -> bool:
         """Set how soon the stages of a document are handed out, also those that become ready later.
@@ -117,15 +119,17 @@ class AsyncOperators:
         Returns:
             True.
         """
-        return await self._transport.send(_calls.set_priority(_calls.document_id(document_id), priority, actor))
+        return await self._transport.send(
+            _operator_calls.set_priority(_calls.document_id(document_id), priority, actor)
+        )
 
     async def pause_stage(self, stage_name: str | Enum, *, actor: str | None = None) -> bool:
         """Hand out nothing of a stage until resume_stage; what runs goes on. Returns True."""
-        return await self._transport.send(_calls.pause_stage(_calls.stage_name(stage_name), actor))
+        return await self._transport.send(_operator_calls.pause_stage(_calls.stage_name(stage_name), actor))
 
     async def resume_stage(self, stage_name: str | Enum, *, actor: str | None = None) -> bool:
         """Hand out a paused stage again. Returns True."""
-        return await self._transport.send(_calls.resume_stage(_calls.stage_name(stage_name), actor))
+        return await self._transport.send(_operator_calls.resume_stage(_calls.stage_name(stage_name), actor))
 
     async def register_stage(
         self,
@@ -161,7 +165,7 @@ class AsyncOperators:
         Raises:
             InvalidArgument: A circle, or a value out of range.
         """
-        call = _calls.register_stage(
+        call = _operator_calls.register_stage(
             _calls.stage_name(stage_name),
             None if requires is None else [_calls.stage_name(name) for name in requires],
             actor,
@@ -177,7 +181,7 @@ class AsyncOperators:
 
     async def disable_stage(self, stage_name: str | Enum, *, actor: str | None = None) -> bool:
         """Take a stage out of the pipeline: it counts as satisfied and is in no total. Returns True."""
-        return await self._transport.send(_calls.disable_stage(_calls.stage_name(stage_name), actor))
+        return await self._transport.send(_operator_calls.disable_stage(_calls.stage_name(stage_name), actor))
 
     async def reap(self, limit: int = 1000) -> Reaped:
         """Bring back what nobody holds any more; workers do it by themselves, so this is for schedulers.
@@ -196,4 +200,4 @@ class AsyncOperators:
 
     async def rebuild_ready_runs(self) -> Rebuilt:
         """Compare the whole queue with the truth and mend it; reads every document. Returns how much was wrong."""
-        return cast("Rebuilt", await self._transport.send(_calls.rebuild_ready_runs()))
+        return cast("Rebuilt", await self._transport.send(_operator_calls.rebuild_ready_runs()))

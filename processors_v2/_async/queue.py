@@ -126,7 +126,7 @@ class AsyncQueue(AsyncWriters):
                 await primitives.shielded(self._claim_and_release(call, runs), error)
             raise
 
-    async def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> None:
+    async def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> bool:
         try:
             # The same claim again answers the same again.
             given = runs(await self._transport.send(call))
@@ -134,3 +134,5 @@ class AsyncQueue(AsyncWriters):
                 await self._transport.send(_calls.release_stages(given))
         except StageTrackerError as problem:
             _logger.warning("what was claimed for a cancelled task is held until its lease ends: %s", problem)
+            return False
+        return True

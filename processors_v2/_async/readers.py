@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from enum import Enum
 from typing import Any, ClassVar, cast
 
-from processors_v2 import _calls
+from processors_v2 import _calls, _operator_calls
 from processors_v2._async.transports import AsyncTransport
 from processors_v2._models import DocumentStatus, Stage, StageCounts, StageExplanation, StageStatus
 
@@ -50,7 +50,7 @@ class AsyncReaders:
 
     async def explain_stage(self, document_id: str | uuid.UUID, stage_name: str | Enum) -> StageExplanation:
         """Return why a stage of a document stands where it stands, as a sentence and as data."""
-        call = _calls.explain_stage(_calls.document_id(document_id), _calls.stage_name(stage_name))
+        call = _operator_calls.explain_stage(_calls.document_id(document_id), _calls.stage_name(stage_name))
         return cast("StageExplanation", await self._transport.send(call))
 
     async def get_documents_ready_for(
@@ -68,7 +68,7 @@ class AsyncReaders:
         stage, after, left = _calls.stage_name(stage_name), None, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
-            page = await self._transport.send(_calls.get_documents_ready_for(stage, size, after))
+            page = await self._transport.send(_operator_calls.get_documents_ready_for(stage, size, after))
             for document in page["documents"]:
                 yield document
             after = page["next"]

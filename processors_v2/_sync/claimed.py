@@ -69,8 +69,6 @@ class ClaimedRun(StageContext):
             StageConflict: It is over, or in use already.
         """
         self._running()
-        if self.closed_as is not None and not self._is_entered:
-            raise self._is_over()
         if self._is_entered:
             raise StageConflict(f"{self!r} is running already", hint="A claimed run is used once: claim another")
         self._is_entered = True
@@ -88,11 +86,15 @@ class ClaimedRun(StageContext):
         pulse.stop()
         primitives.settle(pulse)
         released = primitives.shielded(self._give_back())
-        self.closed_as = "released"
-        self.tracker._leave(self)  # noqa: SLF001 - the two are one
-        if not self._is_entered:
-            self._pulse = self.claim_id = None
+        self._note_closed("released")
         return released
+
+    def _note_closed(self, to: str) -> None:
+        super()._note_closed(to)
+        if not self._is_entered:
+            # Nothing will follow: later calls of the tracker are not for this run.
+            self.tracker._leave(self)  # noqa: SLF001 - the two are one
+            self._pulse = self.claim_id = None
 
     def _running(self) -> Pulse:
         if self._pulse is None:

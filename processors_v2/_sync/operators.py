@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import cast
 
-from processors_v2 import _calls
+from processors_v2 import _calls, _operator_calls
 from processors_v2._models import Reaped, Rebuilt, Retried
 from processors_v2._sync.transports import Transport
 
@@ -32,7 +32,7 @@ class Operators:
             StageConflict: The stage is processing, completed or skipped.
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
-        return self._transport.send(_calls.retry_stage(document, stage, actor))
+        return self._transport.send(_operator_calls.retry_stage(document, stage, actor))
 
     def reset_stage(
         self,
@@ -59,7 +59,9 @@ class Operators:
             StageConflict: One of the stages is processing and force is False.
         """
         document, stage = _calls.document_id(document_id), _calls.stage_name(stage_name)
-        return self._transport.send(_calls.reset_stage(document, stage, cascade=cascade, force=force, actor=actor))
+        return self._transport.send(
+            _operator_calls.reset_stage(document, stage, cascade=cascade, force=force, actor=actor)
+        )
 
     def retry_failed(
         self,
@@ -85,7 +87,7 @@ class Operators:
             How many, whether there are more, and which.
         """
         stage = None if stage_name is None else _calls.stage_name(stage_name)
-        call = _calls.retry_failed(stage, error, since, limit, actor, dry_run=dry_run)
+        call = _operator_calls.retry_failed(stage, error, since, limit, actor, dry_run=dry_run)
         return cast("Retried", self._transport.send(call))
 
     def cancel_document(
@@ -101,7 +103,7 @@ class Operators:
         Returns:
             True.
         """
-        return self._transport.send(_calls.cancel_document(_calls.document_id(document_id), reason, actor))
+        return self._transport.send(_operator_calls.cancel_document(_calls.document_id(document_id), reason, actor))
 
     def set_priority(self, document_id: str | uuid.UUID, priority: int, *, actor: str | None = None) -> bool:
         """Set how soon the stages of a document are handed out, also those that become ready later.
@@ -114,15 +116,15 @@ class Operators:
         Returns:
             True.
         """
-        return self._transport.send(_calls.set_priority(_calls.document_id(document_id), priority, actor))
+        return self._transport.send(_operator_calls.set_priority(_calls.document_id(document_id), priority, actor))
 
     def pause_stage(self, stage_name: str | Enum, *, actor: str | None = None) -> bool:
         """Hand out nothing of a stage until resume_stage; what runs goes on. Returns True."""
-        return self._transport.send(_calls.pause_stage(_calls.stage_name(stage_name), actor))
+        return self._transport.send(_operator_calls.pause_stage(_calls.stage_name(stage_name), actor))
 
     def resume_stage(self, stage_name: str | Enum, *, actor: str | None = None) -> bool:
         """Hand out a paused stage again. Returns True."""
-        return self._transport.send(_calls.resume_stage(_calls.stage_name(stage_name), actor))
+        return self._transport.send(_operator_calls.resume_stage(_calls.stage_name(stage_name), actor))
 
     def register_stage(
         self,
@@ -158,7 +160,7 @@ class Operators:
         Raises:
             InvalidArgument: A circle, or a value out of range.
         """
-        call = _calls.register_stage(
+        call = _operator_calls.register_stage(
             _calls.stage_name(stage_name),
             None if requires is None else [_calls.stage_name(name) for name in requires],
             actor,
@@ -174,7 +176,7 @@ class Operators:
 
     def disable_stage(self, stage_name: str | Enum, *, actor: str | None = None) -> bool:
         """Take a stage out of the pipeline: it counts as satisfied and is in no total. Returns True."""
-        return self._transport.send(_calls.disable_stage(_calls.stage_name(stage_name), actor))
+        return self._transport.send(_operator_calls.disable_stage(_calls.stage_name(stage_name), actor))
 
     def reap(self, limit: int = 1000) -> Reaped:
         """Bring back what nobody holds any more; workers do it by themselves, so this is for schedulers.
@@ -193,4 +195,4 @@ class Operators:
 
     def rebuild_ready_runs(self) -> Rebuilt:
         """Compare the whole queue with the truth and mend it; reads every document. Returns how much was wrong."""
-        return cast("Rebuilt", self._transport.send(_calls.rebuild_ready_runs()))
+        return cast("Rebuilt", self._transport.send(_operator_calls.rebuild_ready_runs()))

@@ -127,7 +127,7 @@ class Queue(Writers):
                 primitives.shielded(self._claim_and_release(call, runs), error)
             raise
 
-    def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> None:
+    def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> bool:
         try:
             # The same claim again answers the same again.
             given = runs(self._transport.send(call))
@@ -135,3 +135,5 @@ class Queue(Writers):
                 self._transport.send(_calls.release_stages(given))
         except StageTrackerError as problem:
             _logger.warning("what was claimed for a cancelled task is held until its lease ends: %s", problem)
+            return False
+        return True

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, ClassVar, cast
 
-from processors_v2 import _calls
+from processors_v2 import _calls, _operator_calls
 from processors_v2._models import DocumentStatus, Stage, StageCounts, StageExplanation, StageStatus
 from processors_v2._sync.transports import Transport
 
@@ -51,7 +51,7 @@ class Readers:
 
     def explain_stage(self, document_id: str | uuid.UUID, stage_name: str | Enum) -> StageExplanation:
         """Return why a stage of a document stands where it stands, as a sentence and as data."""
-        call = _calls.explain_stage(_calls.document_id(document_id), _calls.stage_name(stage_name))
+        call = _operator_calls.explain_stage(_calls.document_id(document_id), _calls.stage_name(stage_name))
         return cast("StageExplanation", self._transport.send(call))
 
     def get_documents_ready_for(self, stage_name: str | Enum, *, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -67,7 +67,7 @@ class Readers:
         stage, after, left = _calls.stage_name(stage_name), None, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
-            page = self._transport.send(_calls.get_documents_ready_for(stage, size, after))
+            page = self._transport.send(_operator_calls.get_documents_ready_for(stage, size, after))
             for document in page["documents"]:
                 yield document
             after = page["next"]

@@ -236,7 +236,7 @@ class Writers:
             raise
         self._claims.forget(document, stage, claim_id)
         if context is not None and is_its_own:
-            context.closed_as = to
+            context._note_closed(to)  # noqa: SLF001
         return done
 
     def _is_closed(self, document: str, stage: str, claim_id: uuid.UUID, to: str) -> None:
@@ -245,7 +245,7 @@ class Writers:
         context = self._contexts.get((document, stage))
         if context is not None and context.claim_id == claim_id:
             context._running().stop()  # noqa: SLF001 - the two are one
-            context.closed_as = to
+            context._note_closed(to)  # noqa: SLF001
 
     def _notify(self, event: str, stage: str, document: str, status: str) -> None:
         if self.websocket_callback is None:

@@ -197,6 +197,9 @@ def test_the_tracker_acts_for_claimed_runs(tracker: StageTracker, documents: lis
     first, second = tracker.claim(stage, limit=2)
     tracker.complete_stage(documents[0], stage, {"a": 1})
     assert db.run(documents[0], stage, "closed_by_holder") is True
+    # Later calls are not for the run that is over.
+    assert tracker.start_stage(documents[0], stage) is True
+    assert tracker.complete_stage(documents[0], stage) is True
     with second:
         tracker.skip_stage(documents[1], stage)
     assert db.run(documents[1], stage, "closed_by_holder") is True

@@ -389,7 +389,7 @@ def test_a_forked_child_begins_anew(heart: Heart, sent: Sent) -> None:
     assert pulse._sending.acquire(timeout=20)
     fork = multiprocessing.get_context("fork")
     result = fork.SimpleQueue()
-    child = fork.Process(target=_in_child, args=(heart, pulse, result))
+    child = fork.Process(target=_in_child, args=(heart, pulse, result), daemon=True)
     child.start()
     pulse._values.release()
     pulse._sending.release()

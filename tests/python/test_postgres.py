@@ -312,7 +312,7 @@ def test_a_forked_child_has_connections_of_its_own(local: LocalSupabase, wire: A
     tracker.start_stage(document, "upload")
     fork = multiprocessing.get_context("fork")
     result = fork.SimpleQueue()
-    child = fork.Process(target=_in_child, args=(tracker, document, result))
+    child = fork.Process(target=_in_child, args=(tracker, document, result), daemon=True)
     child.start()
     assert result.get() is True
     child.join(20)
