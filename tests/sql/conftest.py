@@ -291,7 +291,7 @@ def connect(local: LocalSupabase) -> Iterator[Callable[..., Sql]]:
 
 @pytest.fixture
 def outcome() -> Callable[..., dict[str, Any]]:
-    """Makes the outcome of a claimed run: outcome(run, "completed", metadata={...})."""
+    """Makes what a worker reports: of a run that was claimed, its outcome, and what belongs to it."""
     return outcome_of
 
 

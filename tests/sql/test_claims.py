@@ -61,7 +61,7 @@ def test_higher_priority_goes_first_and_then_the_longest_ready(service) -> None:
 def _hide(service, document: uuid.UUID, how: str) -> None:
     if how == "not due":
         service.run(
-            "update krai_core.stage_runs set available_at = clock_timestamp() + interval '1 min' where document_id = %s",
+            "update krai_core.stage_runs set available_at = now() + interval '1 min' where document_id = %s",
             document,
         )
     elif how in ("paused", "disabled"):
@@ -81,7 +81,7 @@ def _hide(service, document: uuid.UUID, how: str) -> None:
     ["not due", "paused", "disabled", "running", "completed", "skipped", "failed"],
 )
 def test_what_is_not_ready_is_not_handed_out(alone, how: str) -> None:
-    """Nothing is handed out that waits, is paused, disabled, at work or finished; and the empty claim writes nothing."""
+    """Nothing is handed out that waits, is paused, disabled, at work or finished; an empty claim writes nothing."""
     document = alone.document()
     _hide(alone, document, how)
     before = alone.everything(document)
@@ -126,7 +126,7 @@ def test_the_truth_on_the_document_is_asked_again(service, bypass, status: str) 
 
 
 def test_a_repeat_with_the_same_claim_id_answers_the_same(service) -> None:
-    """A lost answer is asked for again: the same runs in the same order, with what is left of the lease, and no others."""
+    """A lost answer is asked for again: the same runs in their order, with what is left of the lease, no others."""
     for number in range(4):
         service.call("set_priority", service.document(), number)
     claim = uuid.uuid4()
@@ -179,7 +179,7 @@ def test_a_repeat_after_a_rollback_takes_anew(service, connect: Callable) -> Non
 
 @pytest.mark.parametrize("notation", ['["storage", "upload"]', "{storage,upload}"])
 def test_stages_are_taken_in_their_order_of_preference(service, notation: str) -> None:
-    """An array of stages, as JSON or as Postgres writes it: the first that has something goes first, the next fill up."""
+    """An array of stages, as JSON or as Postgres writes it: the first that has something first, the next fill up."""
     documents = [service.document() for _ in range(3)]
     service.done(documents[2], "upload", "image_processing")
     claimed = service.call("claim_stages", notation, "w", 2)
@@ -361,7 +361,7 @@ def test_a_run_beyond_its_timeout_is_taken_though_it_beats(alone) -> None:
     alone.run("update krai_core.stages set timeout_seconds = 600 where name = 'upload'")
     document = alone.document()
     (run,) = alone.claim()
-    age = "update krai_core.stage_runs set started_at = clock_timestamp() - make_interval(secs => %s) where status = 'running'"
+    age = "update krai_core.stage_runs set started_at = now() - make_interval(secs => %s) where status = 'running'"
     alone.run(age, 590)
     assert alone.claim() == []
     alone.run(age, 601)
