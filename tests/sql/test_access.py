@@ -17,6 +17,7 @@ ROLES = ["anon", "authenticated", "service_role"]
 MATRIX = """
 object                                                       anon  authenticated  service_role
 table documents                                              -     -              siud
+table edited_documents                                       -     -              -
 table stage_prerequisites                                    -     s              s
 table stage_runs                                             -     (s)            siud
 table document_priorities                                    -     -              siud
@@ -91,6 +92,7 @@ function _closed_stage(jsonb,text,text,jsonb,timestamptz,timestamptz) -     -   
 function _derive_ready_runs(uuid[],text[],boolean)           -     -              x
 function _finish_one(jsonb)                                  -     -              x
 function _finish_usual(jsonb)                                -     -              x
+function _follow_legacy(uuid[])                              -     -              x
 function _follow_edit(uuid[])                                -     -              -
 function _kept_error(text)                                   -     -              x
 function _next_attempt(text,integer,timestamptz)             -     -              x
@@ -111,8 +113,6 @@ function _waits_for(text)                                    -     -            
 function _write(uuid,jsonb,text[],text)                      -     -              x
 function _tg_documents_repair()                              -     -              -
 function _tg_documents_keep_rest()                           -     -              -
-function _tg_documents_legacy_status()                       -     -              -
-function _tg_documents_legacy_stage()                        -     -              -
 function _tg_documents_delete_runs()                         -     -              -
 function _tg_documents_edited()                              -     -              -
 function _tg_documents_inserted()                            -     -              -

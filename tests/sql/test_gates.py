@@ -15,9 +15,8 @@ from processors_v2._local.project import migration_files, migrations_folder
 MIGRATIONS = migration_files(migrations_folder())
 # What fires for anybody who writes documents, and must touch what he may not.
 DEFINERS = {
-    "_tg_documents_repair", "_tg_documents_inserted", "_tg_documents_edited", "_tg_documents_legacy_status",
-    "_tg_documents_legacy_stage", "_tg_documents_delete_runs", "_tg_documents_keep_rest", "_tg_pipeline_lock",
-    "_tg_pipeline_follow",
+    "_tg_documents_repair", "_tg_documents_inserted", "_tg_documents_edited", "_tg_documents_delete_runs",
+    "_tg_documents_keep_rest", "_tg_pipeline_lock", "_tg_pipeline_follow",
 }  # fmt: skip
 # What service_role calls and may not do itself: write the pipeline, alter the table.
 LENT = {"register_stage", "disable_stage", "fill_ready_runs", "_renew_default"}
