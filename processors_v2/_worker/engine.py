@@ -173,9 +173,8 @@ class Engine:
             lane.close()
         self._is_draining = True
         _logger.info("worker %s claims no more; what runs has %s s", self._plan.name, self._plan.drain_seconds)
-        self._release(self._not_begun(), last)
-        # What a claim brings that was under way is given back as well, as soon as it is there.
-        claims.join(max(0.0, until - time.monotonic()))
+        # A claim that is under way may bring some more to give back.
+        claims.join(max(_TO_END, until - time.monotonic()))
         self._release(self._not_begun(), last)
         self._lane_empty()
         self._drained.wait(max(0.0, until - time.monotonic()))

@@ -1,6 +1,7 @@
 """What a worker takes, how much of it at once, and when it asks."""
 
 import asyncio
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -110,6 +111,32 @@ def test_long_work_is_not_hoarded(documents: Documents, tracker: StageTracker, r
         assert worker.counts["claimed"] == 2
         go_on.set()
         soon(lambda: worker.counts["completed"] == 2)
+
+
+def test_a_free_place_is_filled_while_its_outcome_is_under_way(
+    documents: Documents, rest: StageTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims do not wait for reports: the database and the handlers work at the same time."""
+    numbers, third = itertools.count(1), threading.Event()
+    send = rest._transport.send
+
+    def slow(call: Any, **options: Any) -> Any:
+        if call.path == "rpc/finish_stages":
+            assert third.wait(20)
+        return send(call, **options)
+
+    def handler(_: RunContext) -> None:
+        number = next(numbers)
+        if number == 1:
+            third.wait(20)
+        elif number == 3:
+            third.set()
+
+    monkeypatch.setattr(rest._transport, "send", slow)
+    documents(3)
+    worker = StageWorker(rest, {"upload": handler}, concurrency=2)
+    worker.run(until_empty=True)
+    assert worker.counts["completed"] == 3
 
 
 def test_short_work_is_claimed_and_reported_many_at_a_time(

@@ -196,7 +196,8 @@ def test_an_executor_that_takes_nothing_more_ends_the_worker(
     ids = documents(5)
     executor = pool(1)
     executor.shutdown()
-    worker = StageWorker(tracker, {"upload": elsewhere.where}, executor=executor)
+    # Nothing runs that would be worth waiting for.
+    worker = StageWorker(tracker, {"upload": elsewhere.where}, executor=executor, drain_seconds=3600)
     with pytest.raises(ConfigurationError, match="takes no more jobs"):
         worker.run()
     assert worker.counts["claimed"] == worker.counts["released"] > 0
