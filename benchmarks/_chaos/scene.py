@@ -111,6 +111,7 @@ class Scene:
     connection: "psycopg.Connection[Any]"
     client: supabase.Client
     lives: list[Life] = field(default_factory=list)
+    journals: list[Journal] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
 
     def documents(self, count: int) -> list[str]:
@@ -126,7 +127,9 @@ class Scene:
         life = Life(len(self.lives), 0)
         self.lives.append(life)
         inner = transport or StageTracker(self.client)._transport  # noqa: SLF001 - all calls pass there
-        return Hand(Recorder(inner, Journal(self.folder / f"{life.name}.jsonl")), life)
+        journal = Journal(self.folder / f"{life.name}.jsonl")
+        self.journals.append(journal)
+        return Hand(Recorder(inner, journal), life)
 
     @contextmanager
     def transaction(self) -> Iterator[Hand]:

@@ -28,7 +28,10 @@ def scene(breakable: LocalSupabase, tmp_path: Path) -> Iterator[Scene]:
     with psycopg.connect(breakable.admin_url, autocommit=True) as connection:
         connection.execute("delete from krai_core.documents")
         connection.execute("update krai_core.stages set max_attempts = 5, backoff_seconds = 0, backoff_max_seconds = 0")
-        yield Scene(breakable, proxy, tmp_path, connection, supabase.create_client(proxy.url, breakable.key()))
+        scene = Scene(breakable, proxy, tmp_path, connection, supabase.create_client(proxy.url, breakable.key()))
+        yield scene
+    for journal in scene.journals:
+        journal.close()
     proxy.close()
 
 
