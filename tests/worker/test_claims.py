@@ -129,12 +129,15 @@ def test_a_free_place_is_filled_while_its_outcome_is_under_way(
         number = next(numbers)
         if number == 1:
             third.wait(20)
-        elif number == 3:
+        elif number == 2:
+            # For the worker to have seen that there is no place.
+            threading.Event().wait(0.2)
+        else:
             third.set()
 
     monkeypatch.setattr(rest._transport, "send", slow)
     documents(3)
-    worker = StageWorker(rest, {"upload": handler}, concurrency=2)
+    worker = StageWorker(rest, {"upload": handler}, concurrency=2, reap_seconds=3600)
     worker.run(until_empty=True)
     assert worker.counts["completed"] == 3
 
