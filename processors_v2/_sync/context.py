@@ -153,7 +153,7 @@ class StageContext(primitives.Tracking):
             self._pulse = self.claim_id = None
 
     def update_progress(self, progress: float | None, metadata: Mapping[str, Any] | None = None) -> None:
-        """Report progress; returns at once, the value is written in the background.
+        """Report progress; never waits for the database, since the value is written in the background.
 
         Args:
             progress: Percent, 0 to 100; None keeps the last one.
@@ -176,7 +176,7 @@ class StageContext(primitives.Tracking):
         self.metadata.update(given)
 
     def set_metadata(self, key: str, value: Any) -> None:
-        """Store one value of metadata; returns at once, it is written in the background.
+        """Store one value of metadata; never waits for the database, since it is written in the background.
 
         Args:
             key: Its name.
