@@ -18,6 +18,9 @@ T = TypeVar("T")
 # A fork of a process that has threads inherits their locks, locked.
 _SPAWN = multiprocessing.get_context("spawn")
 
+# So many processes in a row that die before they have done anything are no accident.
+_STILLBORN = 3
+
 
 class Processes(Executor):
     """Runs each call in one of some processes; one that died is replaced, and the call it had raises BrokenExecutor.
@@ -28,9 +31,18 @@ class Processes(Executor):
     def __init__(self) -> None:
         self._free: collections.deque[_Process] = collections.deque()
         self._all: set[_Process] = set()
+        self._stillborn = 0
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Begin with a call in a process that has nothing to do, or in a new one."""
+        """Begin with a call in a process that has nothing to do, or in a new one.
+
+        Raises:
+            BrokenExecutor: New processes die before they have begun.
+        """
+        if self._stillborn >= _STILLBORN:
+            raise BrokenExecutor(
+                'new processes do not start; is what the program runs under if __name__ == "__main__"?'
+            )
         while True:
             process = self._take()
             try:
@@ -63,9 +75,11 @@ class Processes(Executor):
 
     def _ended(self, process: "_Process", future: "Future[Any]") -> None:
         if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
+            self._stillborn += not process.has_begun
             # Not to be shut down from here: it calls back under the lock which that takes. It ends by itself.
             self._all.discard(process)
         else:
+            self._stillborn = 0
             self._free.append(process)
 
 
@@ -76,9 +90,14 @@ class _Process:
         self.pool = ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_begin)
         self._pid = self.pool.submit(os.getpid)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the process has ever done anything."""
+        return self._pid.done() and not self._pid.cancelled() and self._pid.exception() is None
+
     def end(self, *, kill: bool) -> None:
         """End the process."""
-        if kill and self._pid.done() and self._pid.exception() is None:
+        if kill and self.has_begun:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid.result(), signal.SIGKILL)
         self.pool.shutdown(wait=True, cancel_futures=True)

@@ -55,7 +55,8 @@ class StageWorker:
         handlers: What to call for each stage, in order of preference: the first stage is claimed first.
         concurrency: How many handlers run at once; or, for each stage, how many of its handlers do.
         executor: Where they run. "threads": in this process. "processes": in processes of its own, one for each place,
-            replaced when they die; a run whose process dies has failed, and is tried again. Or an Executor that is not
+            replaced when they die; a run whose process dies has failed, and is tried again; what the program does goes
+            under ``if __name__ == "__main__":``, as always with processes. Or an Executor that is not
             shut down here: a ThreadPoolExecutor, a ProcessPoolExecutor, a Dask ``Client.get_executor()``. Handlers for
             other processes must be importable there.
         child_tracker: Where handlers run in other processes: what makes a tracker there, such as

@@ -251,6 +251,21 @@ def test_processes_end_with_a_worker_that_is_killed(
     assert alive == []
 
 
+def test_processes_that_never_start_end_the_worker(documents: Documents, db: Any, tmp_path: Path) -> None:
+    """A program that would start itself again in each process is told so, before it has failed the whole queue."""
+    documents(50)
+    file = tmp_path / "work.py"
+    file.write_text(PROGRAM.replace('if __name__ == "__main__":', "if True:").replace("concurrency=2", "concurrency=1"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, str(file)], env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "ConfigurationError: the executor takes no more jobs" in done.stderr
+    assert 'under if __name__ == "__main__"' in done.stderr
+    assert (
+        db.one("select count(*) from krai_core.documents where stage_status -> 'upload' ->> 'status' = 'failed'") == 3
+    )
+
+
 def test_processes_beyond_their_time_are_killed(
     documents: Documents, tracker: StageTracker, soon: Any, environment: Path, db: Any
 ) -> None:
