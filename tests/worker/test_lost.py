@@ -62,7 +62,8 @@ def test_a_stage_that_was_taken_over_is_heard_of(
     """The old holder hears StageLost, is counted so and reports nothing more; what the new one wrote stays."""
     handler = Listener(HEAR["raise_if_cancelled"])
     (document,) = documents()
-    with run_beside(StageWorker(tracker, {"upload": handler}, lease_seconds=1)) as worker:
+    # One place, so that it does not take the run over itself.
+    with run_beside(StageWorker(tracker, {"upload": handler}, concurrency=1, lease_seconds=1)) as worker:
         assert handler.begun.wait(20)
         db.end_lease(document, "upload")
         rest.start_stage(document, "upload")
@@ -92,7 +93,8 @@ def test_a_late_outcome_is_refused_and_the_worker_goes_on(
         return {"by": "the worker"}
 
     (document,) = documents()
-    with run_beside(StageWorker(tracker, {"upload": handler}, lease_seconds=600)) as worker:
+    # One place, so that it does not take the run over itself.
+    with run_beside(StageWorker(tracker, {"upload": handler}, concurrency=1, lease_seconds=600)) as worker:
         assert first.wait(20)
         db.end_lease(document, "upload")
         rest.start_stage(document, "upload")
