@@ -1,7 +1,7 @@
 """A run of chaos from beginning to end: workers that are killed, stopped and cut off while they work, and a judge.
 
 ``crew`` and ``zygote`` make the worker processes, which run what is in ``worker``; what they ask and are answered is
-written down by ``recorder``. They reach PostgREST through ``proxy``, which loses answers. ``faults`` does the rest of
+written down by ``recorder``. They reach PostgREST through ``proxy``, which drops answers. ``faults`` does the rest of
 what goes wrong. Meanwhile ``watcher`` looks whether all adds up. ``evidence`` collects all of it for ``judge``.
 """
 
@@ -118,7 +118,7 @@ def _facts(found: evidence.Evidence, proxy: Proxy, faults: Faults) -> dict[str, 
         "PostgREST killed": len(found.happened.postgrest_kills),
         "documents locked by others": found.happened.holds,
         "answers passed on": sum(proxy.answers.values()),
-        "answers lost after the commit": sum(proxy.drops.values()),
+        "answers dropped after the commit": sum(proxy.drops.values()),
         "late writes refused": sum(word.word == "lease_lost" for word in found.journals.words),
         "runs failed and tried again": sum(run.status == "failed" and run.is_retried for run in found.runs),
         "runs released": sum(run.status == "released" for run in found.runs),

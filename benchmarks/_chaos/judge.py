@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks._chaos.evidence import Evidence, Run
+from benchmarks._chaos.evidence import Claimed, Evidence, Run
 
 # A commit that need not wait for the disk is on it after three rounds of the WAL writer, 0.6 s; a busy machine is
 # slower.
@@ -62,7 +62,7 @@ def nothing_lost(evidence: Evidence) -> Verdict:
         elif last.claim is None or ((document, stage, last.claim), status) not in asked:
             wrong.append(f"{stage} of {document} is {status}, and no worker said so: {last.error}")
     open_runs = [f"{run} is {run.status}" for run in evidence.runs if run.status in {"ready", "running"}]
-    return Verdict("no stage is lost", len(evidence.runs_of), wrong + open_runs)
+    return Verdict("every stage ends, as a worker said", len(evidence.runs_of), wrong + open_runs)
 
 
 def nothing_twice(evidence: Evidence) -> Verdict:
@@ -89,8 +89,9 @@ def what_was_answered_is_there(evidence: Evidence) -> Verdict:
     for claimed in evidence.journals.claimed:
         checked += 1
         run = evidence.run_of.get(claimed.identity)
-        if run is None and not _may_be_gone(evidence, claimed.at):
-            wrong.append(f"{claimed.identity} was handed out, and no run carries its claim id")
+        if run is None and not _may_be_gone(evidence, claimed):
+            when = f"asked for at {claimed.since:.3f}, answered at {claimed.at:.3f}"
+            wrong.append(f"{claimed.identity} was handed out, and no run carries its claim id: {when}")
         elif run is not None and claimed.attempt not in {None, run.attempt}:
             wrong.append(f"{run} was handed out as attempt {claimed.attempt}")
     wrong += [
@@ -117,14 +118,14 @@ def attempts_count(evidence: Evidence) -> Verdict:
 
 
 def losses_have_causes(evidence: Evidence) -> Verdict:
-    """A run is lost only where its worker was killed, stopped or cut off by an outage, not by a lost answer."""
+    """A run is lost only where its worker was killed, stopped or cut off by an outage, not by a dropped answer."""
     causes = causes_of_loss(evidence)
     lost = [run for run in evidence.runs if run.status == "lost"]
     wrong = [f"{run} was lost although its worker lived: {causes[run.id]}" for run in lost if " " in causes[run.id]]
     late = sum(causes[run.id] == "late" for run in lost)
     if late > _SHARE_LATE * len(evidence.runs):
         wrong.append(f"{late} runs were lost because their worker gave no sign of life in time")
-    return Verdict("no attempt is burned by a lost answer", len(lost), wrong)
+    return Verdict("no attempt is burned by a dropped answer", len(lost), wrong)
 
 
 def causes_of_loss(evidence: Evidence) -> dict[int, str]:
@@ -287,6 +288,11 @@ def _identity(run: Run) -> tuple[str, str, str]:
     return run.document, run.stage, run.claim or ""
 
 
-def _may_be_gone(evidence: Evidence, at: float) -> bool:
-    """Whether a commit of that moment that did not wait for the disk may have been undone by a crash."""
-    return any(began - _UNSAFE_SECONDS < at < ended for began, ended in evidence.happened.restarts)
+def _may_be_gone(evidence: Evidence, claimed: Claimed) -> bool:
+    """Whether a crash may have undone the claim, whose commit did not wait for the disk.
+
+    It was some time between question and answer, which may be long: a worker that is stopped reads its answer later.
+    """
+    return any(
+        began - _UNSAFE_SECONDS < claimed.at and claimed.since < ended for began, ended in evidence.happened.restarts
+    )

@@ -1,6 +1,6 @@
-"""The network before PostgREST: the gateway that knows /rest/v1, and loses answers.
+"""The network before PostgREST: the gateway that knows /rest/v1, and drops answers.
 
-An answer is lost after the server has done its work: the connection ends instead. Nothing else is changed, so that
+An answer is dropped after the server has done its work: the connection ends instead. Nothing else is changed, so that
 all that the workers meet besides is what PostgREST and Postgres do themselves.
 """
 
@@ -19,13 +19,13 @@ class Proxy:
 
     Args:
         port: that of PostgREST.
-        dropped: share of the answers to lose.
+        dropped: share of the answers to drop.
         seed: which ones.
 
     Attributes:
         url: for ``create_client``.
         answers: so many were passed on, by name of the function.
-        drops: so many were lost.
+        drops: so many were dropped.
     """
 
     def __init__(self, port: int, *, dropped: float = 0.0, seed: int = 0) -> None:
@@ -45,7 +45,7 @@ class Proxy:
         self._thread.start()
 
     def drop_next(self, function: str) -> None:
-        """Lose the answer of the next call of a function."""
+        """Drop the answer of the next call of a function."""
         self._next.append(function)
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class Proxy:
                     answers, upstream = await asyncio.open_connection("127.0.0.1", self._upstream, limit=_LARGEST_HEAD)
                 upstream.write(line + b"\r\n" + rest + body)
                 answer_head, answer_body = await _message(answers)
-                if self._is_lost(function):
+                if self._is_dropped(function):
                     self.drops[function] += 1
                     return
                 self.answers[function] += 1
@@ -96,7 +96,7 @@ class Proxy:
             if upstream is not None:
                 upstream.transport.abort()
 
-    def _is_lost(self, function: str) -> bool:
+    def _is_dropped(self, function: str) -> bool:
         if function in self._next:
             self._next.remove(function)
             return True

@@ -15,7 +15,7 @@ class Size:
         stops: SIGSTOP for longer than the lease.
         restarts: immediate restarts of Postgres.
         postgrest_kills: kills of PostgREST, which is started again at once.
-        dropped: share of the answers that are lost after the server has done its work.
+        dropped: share of the answers that are dropped after the server has done its work.
         lease_seconds: for which a run is held without a sign of life.
     """
 

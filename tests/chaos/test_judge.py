@@ -194,3 +194,21 @@ def test_documents_and_stages_that_are_gone_are_seen() -> None:
     watcher._judge({"pending": 1}, {"upload": said}, {"documents": 2, "to be tried again": 0}, 0)
     assert "there are 1 documents and not 2" in watcher.seen.wrong
     assert "{'pending': 1} are 1 stages and not 2 x 1" in watcher.seen.wrong
+
+
+def test_a_claim_may_be_undone_by_a_crash_at_its_time_only(story: Scene) -> None:
+    """A claim that is gone is forgiven where Postgres crashed between its question and a moment after its answer."""
+    without_triggers(story, UPLOADS.format("claim_id = gen_random_uuid()", "lost"))
+    found = story.evidence(drained=False)
+    gone = found.journals.claimed[0]
+    assert not judge.what_was_answered_is_there(found).ok
+    found.happened.restarts[:] = [(gone.at + 10, gone.at + 11)]
+    assert not judge.what_was_answered_is_there(found).ok
+    found.happened.restarts[:] = [(gone.since - 11, gone.since - 10)]
+    assert not judge.what_was_answered_is_there(found).ok
+    found.happened.restarts[:] = [(gone.at + 0.5, gone.at + 1)]
+    assert judge.what_was_answered_is_there(found).ok
+    # A worker that is stopped reads the answer long after the crash.
+    found.journals.claimed[0] = dataclasses.replace(gone, since=gone.since - 20)
+    found.happened.restarts[:] = [(gone.at - 11, gone.at - 10)]
+    assert judge.what_was_answered_is_there(found).ok

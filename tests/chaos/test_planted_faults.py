@@ -8,10 +8,10 @@ import pytest
 from benchmarks._chaos.plant import Break
 from benchmarks._chaos.scene import ALL, Held, Scene
 
-LOST = "no stage is lost"
+LOST = "every stage ends, as a worker said"
 STORED = "what was acknowledged is stored, once"
 TIMES = "times are those of the database, at the moment"
-BURNED = "no attempt is burned by a lost answer"
+BURNED = "no attempt is burned by a dropped answer"
 LATE = "late writes are refused, and leave nothing"
 ATTEMPTS = "attempts count what failed or was lost"
 WAITS = "no claim waits"
@@ -123,8 +123,8 @@ def long_transaction(scene: Scene) -> None:
         worker.finish(worker.claim(["upload"]), "failed", retry=True)
 
 
-def lost_answer_of_a_claim(scene: Scene) -> None:
-    """The answer of a claim is lost, and the worker asks again."""
+def dropped_answer_of_a_claim(scene: Scene) -> None:
+    """The answer of a claim is dropped, and the worker asks again."""
     scene.documents(2)
     worker = scene.hand()
     scene.proxy.drop_next("claim_stages")
@@ -132,8 +132,8 @@ def lost_answer_of_a_claim(scene: Scene) -> None:
     scene.until_nothing_runs(worker)
 
 
-def lost_answer_of_an_outcome(scene: Scene) -> None:
-    """The answer of an outcome is lost, and the worker tells it again."""
+def dropped_answer_of_an_outcome(scene: Scene) -> None:
+    """The answer of an outcome is dropped, and the worker tells it again."""
     scene.documents(2)
     worker = scene.hand()
     scene.proxy.drop_next("complete_stage")
@@ -179,8 +179,8 @@ SCENES = [
     two_claims_at_once,
     two_stages_of_a_document_at_once,
     long_transaction,
-    lost_answer_of_a_claim,
-    lost_answer_of_an_outcome,
+    dropped_answer_of_a_claim,
+    dropped_answer_of_an_outcome,
     failure_and_another_try,
     last_attempt_is_lost,
     last_attempt_fails,
@@ -256,13 +256,13 @@ def test_now_for_clock_timestamp_is_found(finds: Finds, function: str) -> None:
 def test_no_idempotence_of_claims_is_found(finds: Finds) -> None:
     """The judge objects when a repeated claim gets other runs."""
     fault = Break("claim_stages", r"return krai_core\._claimed\(p_claim_id\);", "null;")
-    assert finds(fault, lost_answer_of_a_claim, BURNED)
+    assert finds(fault, dropped_answer_of_a_claim, BURNED)
 
 
 def test_no_idempotence_of_outcomes_is_found(finds: Finds) -> None:
     """The judge objects when a repeated outcome is refused."""
     fault = Break("_held_run", "and not v_run.closed_by_holder", "")
-    assert finds(fault, lost_answer_of_an_outcome, LATE)
+    assert finds(fault, dropped_answer_of_an_outcome, LATE)
 
 
 def test_attempts_that_count_double_are_found(finds: Finds) -> None:

@@ -25,7 +25,7 @@ def report(pytestconfig: pytest.Config) -> chaos.Report:
 
 @pytest.mark.parametrize("rule", VERDICTS)
 def test_rule_holds_while_all_goes_wrong(report: chaos.Report, rule: str) -> None:
-    """Under kills, stops, restarts and lost answers each rule of the judge holds."""
+    """Under kills, stops, restarts and dropped answers each rule of the judge holds."""
     assert report.verdicts[VERDICTS[rule]].violations == [], f"CHAOS_SEED={report.seed}"
 
 
@@ -45,7 +45,7 @@ def test_all_that_was_to_go_wrong_did(report: chaos.Report, fact: str, count: in
 
 
 @pytest.mark.parametrize(
-    "fact", ["answers lost after the commit", "late writes refused", "runs lost: worker killed", "snapshots"]
+    "fact", ["answers dropped after the commit", "late writes refused", "runs lost: worker killed", "snapshots"]
 )
 def test_the_faults_had_consequences(report: chaos.Report, fact: str) -> None:
     """The faults met work in progress: without consequences nothing would have been judged."""
