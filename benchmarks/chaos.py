@@ -1,8 +1,8 @@
 """Workers under kill -9, SIGSTOP, restarts and dropped answers: nothing lost, nothing twice.
 
 Eight workers do 20,000 stages through supabase-py and PostgREST while they are killed and stopped, Postgres and
-PostgREST are restarted, and 10 % of the answers are dropped after their commit; half of the workers are StageWorkers, the
-others a loop over all calls. A judge then holds the rows of the database against what the workers wrote down.
+PostgREST are restarted, and 10 % of the answers are dropped after their commit; half of the workers are StageWorkers,
+the others a loop over all calls. A judge then holds the rows of the database against what the workers wrote down.
 CHAOS_SEED repeats the draws of an earlier run.
 """
 
