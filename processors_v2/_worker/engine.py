@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from processors_v2 import _calls
-from processors_v2._claims import Claims as ClaimsOfTracker
 from processors_v2._errors import ConfigurationError, StageLost, StageTrackerError
+from processors_v2._sync.tracker import StageTracker
 from processors_v2._worker.claims import Claims
-from processors_v2._worker.context import RunContext, Send
+from processors_v2._worker.context import RunContext
 from processors_v2._worker.desk import HOPELESS, Desk, Pauses
 from processors_v2._worker.ending import Ending, Handler, is_async
 from processors_v2._worker.keeper import Keeper
@@ -67,8 +67,7 @@ class Engine:
 
     Args:
         plan: What to do.
-        send: How calls reach the database.
-        claimed: The claims that the methods of the tracker act for.
+        tracker: Through which.
         counts: Where to count.
         inbox: Gets None when the worker is to stop, and errors that end it.
         until_empty: Whether to stop when nothing is ready.
@@ -77,8 +76,7 @@ class Engine:
     def __init__(
         self,
         plan: Plan,
-        send: Send,
-        claimed: ClaimsOfTracker,
+        tracker: StageTracker,
         counts: Counter[str],
         inbox: "queue.SimpleQueue[BaseException | None]",
         *,
@@ -87,8 +85,8 @@ class Engine:
         self.handlers = plan.handlers
         self._plan = plan
         self._inbox = inbox
-        self._claimed = claimed
-        self._desk = Desk(send, counts)
+        self._claimed = tracker._claims
+        self._desk = Desk(tracker._transport.send, counts)
         self._drained = threading.Event()
         self._is_draining = False
         stages = list(plan.handlers)
@@ -100,7 +98,8 @@ class Engine:
         self._lanes = [Lane(list(names), count, plan.batch, self.start) for names, count in places.items()]
         self.lane_of = {stage: lane for lane in self._lanes for stage in lane.stages}
         self._keeper = Keeper(self._desk)
-        self._reports = Reports(self._desk, plan.batch, delivered=self._delivered, fail=inbox.put)
+        tell = None if tracker.websocket_callback is None else tracker._notify
+        self._reports = Reports(self._desk, plan.batch, tell=tell, delivered=self._delivered, fail=inbox.put)
         self._claims = Claims(
             self._desk,
             self._lanes,

@@ -47,6 +47,7 @@ class Reports:
         batch: Outcomes in one call at most.
         delivered: Called after outcomes were delivered, which may have made other stages ready.
         fail: Called with an error that waiting would not mend.
+        tell: Called with event, stage, document and status of each stage that was completed or failed; None: nobody.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Reports:
         desk: Desk,
         batch: int,
         *,
+        tell: Callable[[str, str, str, str], None] | None,
         delivered: Callable[[], None],
         fail: Callable[[BaseException], None],
     ) -> None:
@@ -61,6 +63,7 @@ class Reports:
         self._batch = batch
         self._delivered = delivered
         self._fail = fail
+        self._tell = tell
         self._ended: collections.deque[RunContext] = collections.deque()
         # Runs of which something was reported that goes before the outcome.
         self._second: list[RunContext] = []
@@ -199,6 +202,11 @@ class Reports:
         if found:
             self._desk.count(found)
             self._delivered()
+        if self._tell is not None:
+            for (run, outcome), answer in zip(part, answers, strict=True):
+                if answer["ok"] and outcome["outcome"] in {"completed", "failed"}:
+                    status = outcome["outcome"]
+                    self._tell(f"stage_{status}", run.stage_name, run.document_id, status)
 
     def _refused(self, run: RunContext, outcome: dict[str, Any], problem: StageTrackerError) -> None:
         """Do what is left to do for a run whose outcome the database did not take."""

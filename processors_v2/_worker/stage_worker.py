@@ -46,6 +46,8 @@ class StageWorker:
     stage, acts for its run: processors that do their own bookkeeping can be handlers as they are. How they end their
     stage holds then; what they fail is not tried again by itself.
 
+    The tracker's websocket_callback is called for each stage that was completed or failed, in a thread of the worker.
+
     Claims, signs of life and outcomes are sent many at a time, while handlers run. What the database could not be told
     is kept and told later, also after it or PostgREST was away. Whatever a worker that dies had in hand returns to the
     queue when its leases are over.
@@ -167,8 +169,7 @@ class StageWorker:
         try:
             engine = Engine(
                 self._plan,
-                self._tracker._transport.send,
-                self._tracker._claims,
+                self._tracker,
                 self._counts,
                 self._inbox,
                 until_empty=until_empty,

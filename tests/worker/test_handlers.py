@@ -255,3 +255,21 @@ def test_a_processor_that_keeps_its_own_books_can_be_a_handler(
     assert db.run(document, "upload", "attempt") == 1
     assert worker.counts[status] == 1
     assert tracker._claims.of(document, "upload") is None
+
+
+def test_the_callback_of_the_tracker_is_told(documents: Documents, make_tracker: Any) -> None:
+    """Each stage that was completed or failed reaches websocket_callback, as from complete_stage and fail_stage."""
+    told: list[tuple[str, ...]] = []
+
+    def handler(ctx: RunContext) -> None:
+        if ctx.document_id == ids[1]:
+            raise OSError
+        if ctx.document_id == ids[2]:
+            ctx.skip()
+
+    ids = documents(3)
+    tracker = make_tracker(lambda *event: told.append(event))
+    StageWorker(tracker, {"upload": handler}).run(until_empty=True)
+    assert sorted(told) == sorted(
+        [("stage_completed", "upload", ids[0], "completed"), ("stage_failed", "upload", ids[1], "failed")]
+    )
