@@ -41,9 +41,15 @@ $$;
 comment on function krai_core._checked_runs(text, jsonb) is
 'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
 
+-- Planned once and by index; see _derive_ready_runs.
 create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
 language plpgsql volatile
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_answer jsonb;
@@ -57,7 +63,8 @@ begin
     free as (
         select r.id from krai_core.stage_runs r
         join asked a on a.document_id = r.document_id and a.stage_name = r.stage_name and a.claim_id = r.claim_id
-        where r.status = 'running'
+        -- Running; asked by the status, the planner might read all that is running.
+        where r.finished_at is null
         order by r.id
         for no key update of r skip locked
     ),

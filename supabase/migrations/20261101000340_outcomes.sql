@@ -46,7 +46,8 @@ begin
             progress numeric)) with ordinality
             as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, n)
         join krai_core.stage_runs r
-            on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id and r.status = 'running'
+            -- With a claim id and not finished: running. Asked by the status, the planner might read all that is running.
+            on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id and r.finished_at is null
         join krai_core.documents d on d.id = a.document_id
         where jsonb_typeof(d.stage_status) = 'object'
           and coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')

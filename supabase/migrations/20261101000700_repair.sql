@@ -50,7 +50,7 @@ begin
         update krai_core.documents target
         set stage_status = better.stage_status
         from (
-            select d.id, case when %s and not exists (select from krai_core.stage_runs r where r.document_id = d.id)
+            select d.id, case when %s and not exists (select from krai_core.stage_runs r where r.document_id = d.id and r.status <> 'ready')
                 then krai_core._completed_before(krai_core._repaired(d.stage_status))
                 else krai_core._repaired(d.stage_status) end as stage_status
             from krai_core.documents d
@@ -124,7 +124,7 @@ begin
         select (array_agg(b.id order by b.id desc))[1], array_agg(b.id order by b.id) filter (where not krai_core._is_sound(b.stage_status)
             or (b.is_completed
                 and exists (select from krai_core.stages s where krai_core._stage_state(b.stage_status -> s.name) = 'pending' and s.enabled)
-                and not exists (select from krai_core.stage_runs r where r.document_id = b.id)))
+                and not exists (select from krai_core.stage_runs r where r.document_id = b.id and r.status <> 'ready')))
         from (
             select d.id, d.stage_status, %s as is_completed from krai_core.documents d
             where $1 is null or d.id > $1

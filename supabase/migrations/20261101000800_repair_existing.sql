@@ -31,6 +31,10 @@ begin
         v_total := v_total + v_batch.o_repaired;
         commit;
     end loop;
+    if v_total > 0 then
+        -- What is ready may be other than before.
+        update krai_core.stages s set fill_after = '00000000-0000-0000-0000-000000000000';
+    end if;
     raise notice '% documents repaired', v_total;
 end $$;
 
