@@ -21,6 +21,8 @@ def as_json(value: Json) -> object:
 def _adapted(value: object) -> object:
     if isinstance(value, dict | list):
         return Jsonb(value)
+    if isinstance(value, tuple):
+        return list(value)
     # As a float it would be no numeric argument.
     return Decimal(str(value)) if isinstance(value, float) else value
 
