@@ -20,8 +20,8 @@ NINTH = "chunking"
 LONG_AGO = "2020-01-01T00:00:00.000000Z"
 # Attempts, backoffs and a timeout of every kind; long waits, so that none of them ends while a machine runs.
 PIPELINE = {
-    "upload": Settings(1, set()),
-    "text_extraction": Settings(2, {"upload"}, max_attempts=2),
+    "upload": Settings(1, set(), max_attempts=2),
+    "text_extraction": Settings(2, {"upload"}, max_attempts=1),
     "image_processing": Settings(3, {"upload"}, max_attempts=1),
     "classification": Settings(4, {"text_extraction"}, backoff=0),
     "metadata_extraction": Settings(5, {"text_extraction"}, max_attempts=3),
@@ -243,21 +243,22 @@ class Machine(RuleBasedStateMachine):
 
     # Time passes.
 
-    @step(6, pick=picks, is_long=st.sampled_from([False, False, True]))
-    def end_lease(self, pick: int, is_long: bool) -> None:
-        """A lease ends, or a run takes longer than any timeout."""
+    @step(6, pick=picks, ends=st.sampled_from(["lease", "lease", "all leases", "timeout"]))
+    def end_lease(self, pick: int, ends: str) -> None:
+        """A lease ends, or all of them, or a run takes longer than any timeout."""
         running = self.running()
-        if not running:
-            return
-        *cell, _, run = running[pick % len(running)]
-        note(f"    of {cell}")
-        column = (
-            "started_at = started_at - interval '1 day'"
-            if is_long
-            else "lease_expires_at = clock_timestamp() - interval '1 s'"
-        )
-        self.database.write(f"update krai_core.stage_runs set {column} where id = %s", run.id)
-        run.is_old, run.lease_over = run.is_old or is_long, run.lease_over or not is_long
+        chosen = running if ends == "all leases" else [running[pick % len(running)]] if running else []
+        for *cell, _, run in chosen:
+            note(f"    of {cell}")
+            if ends == "timeout":
+                self._set(run, "started_at = started_at - interval '1 day'")
+                run.is_old = True
+            else:
+                self._set(run, "lease_expires_at = clock_timestamp() - interval '1 s'")
+                run.lease_over = True
+
+    def _set(self, run: Run, assignment: str) -> None:
+        self.database.write(f"update krai_core.stage_runs set {assignment} where id = %s", run.id)
 
     @step(2)
     def end_backoffs(self) -> None:

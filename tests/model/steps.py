@@ -192,7 +192,7 @@ class CallingMachine(Machine):
         assert [one["ok"] for one in answer] == [one.startswith("ok") for one in got]
         self.same(lambda: self.model.finish_stages(told), got)
 
-    @step(2, limit=st.sampled_from([1, 2, 1000]))
+    @step(4, limit=st.sampled_from([1, 2, 1000]))
     def reap(self, limit: int) -> None:
         """What dead workers held comes back."""
         self.same(lambda: self.model.reap(limit), self.calls.call("reap", limit))

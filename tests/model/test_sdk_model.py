@@ -378,7 +378,7 @@ def own_stack() -> Iterator[LocalSupabase]:
 
 @pytest.mark.timeout(7200)
 def test_the_sdk_does_what_the_model_says(own_stack: LocalSupabase, run_machine: Callable[..., None]) -> None:
-    """In any order of contexts, claimed runs and calls of two trackers, answers, errors and rows are as the model says."""
+    """In any order of contexts, claimed runs and calls of two trackers, answers and rows are as the model says."""
     database = Database(own_stack.database_url, own_stack.admin_url)
     SdkMachine.clients, SdkMachine.database = own_stack, database
     other = StageTracker(own_stack.client())
