@@ -354,6 +354,7 @@ grant usage on schema krai_core to authenticated, service_role;
 revoke all on krai_core.stages, krai_core.stage_prerequisites, krai_core.stage_runs, krai_core.document_priorities
     from public, anon, authenticated;
 revoke all on krai_core.edited_documents from public, anon, authenticated, service_role;
+grant select on krai_core.edited_documents to service_role;
 revoke all on sequence krai_core.stage_runs_id_seq from public, anon, authenticated;
 grant select on krai_core.stages, krai_core.stage_prerequisites to authenticated, service_role;
 grant update (paused, changed_at, changed_by) on krai_core.stages to service_role;

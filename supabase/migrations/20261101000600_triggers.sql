@@ -155,7 +155,8 @@ declare
     v_now timestamptz := clock_timestamp();
     v_others uuid[];
 begin
-    -- Nearly all begin with nothing done: what is ready of those is the same for each, and they have no history.
+    -- Nearly all begin with nothing done: what is ready of those is the same for each, and they have no history. Compared
+    -- byte by byte, which is many times faster than value by value; what only looks different takes the other way.
     insert into krai_core.stage_runs (document_id, stage_name, status, available_at)
     select a.id, first.name, 'ready', v_now
     from after_rows a
@@ -203,7 +204,7 @@ begin
     end loop;
     execute format($f$
 create or replace function krai_core._follow_legacy(p_document_ids uuid[]) returns void
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -221,7 +222,7 @@ end;
 $$$f$, v_columns);
 end $make$;
 comment on function krai_core._follow_legacy(uuid[]) is
-'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text.';
+'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text. Security definer, because service_role may have been given no right to write them.';
 
 create or replace function krai_core._tg_documents_delete_runs() returns trigger
 language plpgsql security definer
@@ -266,11 +267,10 @@ declare
           -- What a BEFORE trigger cannot see, because it is computed later.
           and a.attgenerated = '');
 begin
-    -- A new document with the default, which is nearly every one, does not enter the function. Compared byte by byte,
-    -- which is many times faster than value by value; what only looks different is repaired into what it is.
+    -- A new document with the default, which is nearly every one, does not enter the function.
     execute format(
         'create or replace trigger documents_100_repair_insert before insert on krai_core.documents for each row
-         when (row(new.stage_status)::record operator(pg_catalog.*<>) row(%L::jsonb)::record %s) execute function krai_core._tg_documents_repair(%s)',
+         when (new.stage_status is distinct from %L::jsonb %s) execute function krai_core._tg_documents_repair(%s)',
         krai_core._default_stage_status(),
         case when v_has_status then $q$or new.processing_status::text = 'completed'$q$ end,
         case when v_has_status then $q$'processing_status'$q$ end);

@@ -95,6 +95,12 @@ class Database:
             for (table,) in tables
         }
 
+    def comparable(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All rows, but for what is never the same in two databases: the number of a run, and when it was opened."""
+        times = ["id", "available_at", "started_at", "heartbeat_at", "lease_expires_at"]
+        runs = self.rows("select to_jsonb(t) - %s::text[] from krai_core.stage_runs t", times)
+        return self.contents() | {"krai_core.stage_runs": sorted(runs, key=str)}
+
     @staticmethod
     def files() -> list[Path]:
         """The migrations, in their order."""

@@ -17,7 +17,7 @@ ROLES = ["anon", "authenticated", "service_role"]
 MATRIX = """
 object                                                       anon  authenticated  service_role
 table documents                                              -     -              siud
-table edited_documents                                       -     -              -
+table edited_documents                                       -     -              s
 table stage_prerequisites                                    -     s              s
 table stage_runs                                             -     (s)            siud
 table document_priorities                                    -     -              siud

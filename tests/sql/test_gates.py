@@ -18,8 +18,8 @@ DEFINERS = {
     "_tg_documents_repair", "_tg_documents_inserted", "_tg_documents_edited", "_tg_documents_delete_runs",
     "_tg_documents_keep_rest", "_tg_pipeline_lock", "_tg_pipeline_follow",
 }  # fmt: skip
-# What service_role calls and may not do itself: write the pipeline, alter the table.
-LENT = {"register_stage", "disable_stage", "fill_ready_runs", "_renew_default"}
+# What service_role calls and may not do itself: write the pipeline, alter the table, write legacy columns.
+LENT = {"register_stage", "disable_stage", "fill_ready_runs", "_renew_default", "_follow_legacy"}
 READERS = {
     "get_document_progress", "get_current_stage", "can_start_stage", "get_document_status", "get_stage_statistics",
     "explain_stage", "get_documents_ready_for",
@@ -43,8 +43,8 @@ def test_every_function_pins_its_search_path(service) -> None:
     assert _names(service, f"not {pinned}") == set()
 
 
-def test_only_triggers_and_four_others_run_with_the_rights_of_their_owner(service) -> None:
-    """SECURITY DEFINER is for triggers, which nobody may execute, and for four that service_role alone may."""
+def test_only_triggers_and_five_others_run_with_the_rights_of_their_owner(service) -> None:
+    """SECURITY DEFINER is for triggers, which nobody may execute, and for five that service_role alone may."""
     assert _names(service, "p.prosecdef") == DEFINERS | LENT
     assert _names(service, "p.prorettype = 'trigger'::regtype") == DEFINERS
     for role, lent in (("anon", set()), ("authenticated", set()), ("service_role", LENT)):
