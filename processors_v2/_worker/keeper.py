@@ -14,6 +14,7 @@ _logger = logging.getLogger("processors_v2")
 
 _LONGEST_PAUSE = 1.0
 _SHORTEST_CALL = 1.0
+_SHORTEST_GUESS = 0.1
 
 
 class Keeper:
@@ -27,6 +28,7 @@ class Keeper:
         self._desk = desk
         self._bell = threading.Event()
         self._every: float | None = None
+        self._is_guess = False
         self._next = 0.0
         self._closed = False
 
@@ -34,14 +36,17 @@ class Keeper:
         """Take note of runs with a lease of this length.
 
         Args:
-            lease_seconds: The shortest of them.
+            lease_seconds: The shortest of them; or what is left of it.
             now: Whether they were claimed some time ago, so that they need a sign of life soon.
         """
-        # The shortest that was ever seen: a beat too many costs little.
-        every = min(lease_seconds / 3, self._every or lease_seconds)
+        # The shortest that was ever seen: a beat too many costs little. What is left of one may be nothing, and does
+        # not tell how long it is: that the answer to the next beat does.
+        every = max(lease_seconds / 3, _SHORTEST_GUESS) if now else lease_seconds / 3
+        every = min(every, self._every or every)
         if now or self._every is None or every < self._every:
             due = time.monotonic() + (0 if now else every)
             self._next = due if self._every is None else min(self._next, due)
+            self._is_guess = now and (self._is_guess or every != self._every)
             self._every = every
             self._bell.set()
 
@@ -77,6 +82,10 @@ class Keeper:
             pause = random.uniform(0.5, 1) * min(self._every, _LONGEST_PAUSE)  # noqa: S311 - no secret
             self._next = time.monotonic() + pause
             return
+        if self._is_guess and answer["alive"]:
+            self._is_guess = False
+            self._every = min(said["lease_ms"] for said in answer["alive"]) / 3000
+            self._next = time.monotonic() + self._every
         for word in ("lost", "cancelled"):
             for said in answer[word]:
                 run = held.get((said["document_id"], said["stage_name"], said["claim_id"]))

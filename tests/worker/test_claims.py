@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from processors_v2 import _calls
+from processors_v2._worker.desk import Desk
+from processors_v2._worker.keeper import Keeper
 from processors_v2.stage_tracker import StageTracker
 from processors_v2.worker import RunContext, StageWorker
 
@@ -259,3 +263,22 @@ def test_a_running_worker_looks_after_what_others_left(
     db.end_lease(document, "upload")
     with run_beside(StageWorker(tracker, {"storage": lambda _: None}, reap_seconds=0.2)):
         soon(lambda: db.stage(document, "upload")["status"] == "pending")
+
+
+def test_a_claim_that_was_answered_late_does_not_make_the_worker_beat_without_pause(
+    tracker: StageTracker, documents: Documents
+) -> None:
+    """What is left of a lease, which may be nothing, is not taken for its length: the next beat tells that."""
+    documents(1)
+    claim = uuid.uuid4()
+    (claimed,) = tracker._transport.send(_calls.claim_stages(["upload"], "me", 1, 60.0, claim))
+    run = RunContext(claimed, claim, str(claim), SimpleNamespace())
+    keeper = Keeper(Desk(tracker._transport.send, Counter(), {run._key(): run}))
+    keeper.expect(0.0, now=True)
+    assert keeper._every == 0.1
+    keeper._beat()
+    assert keeper._every == 20.0
+    keeper.expect(3.0, now=False)
+    keeper.expect(15.0, now=True)
+    keeper._beat()
+    assert keeper._every == 1.0

@@ -152,7 +152,11 @@ def test_a_run_that_is_lost_while_it_waits_is_not_begun_with(
         tracker.complete_stage(waiting, "upload", {"by": "another"})
         # Its next sign of life tells the worker.
         beat = db.one("select clock_timestamp()")
-        alive = "select count(*) from krai_core.stage_runs where status = 'running' and heartbeat_at > %s"
+        # Not of a run that was claimed just now.
+        alive = (
+            "select count(*) from krai_core.stage_runs"
+            " where status = 'running' and heartbeat_at > greatest(%s, started_at)"
+        )
         soon(lambda: db.one(alive, beat) > 0)
         go_on.set()
         soon(lambda: worker.counts["completed"] == 399)
