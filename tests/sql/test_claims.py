@@ -248,6 +248,8 @@ def test_the_lease_is_that_of_the_stage_or_the_one_asked_for(
     [
         "select from krai_core.documents where id = %s for update",
         "select from krai_core.documents where id = %s for no key update",
+        "select from krai_core.stage_runs where document_id = %s for update",
+        "update krai_core.stage_runs set priority = 9 where document_id = %s",
         "update krai_core.documents set filename = 'b.pdf' where id = %s",
         "select krai_core.start_stage(%s, 'storage')",
         "select krai_core.set_priority(%s, 9)",
