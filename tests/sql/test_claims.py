@@ -431,6 +431,22 @@ def test_a_claim_reads_no_more_of_a_long_queue(alone) -> None:
     assert alone.value(read) - before < 100
 
 
+def test_plans_do_not_come_from_the_first_hour(alone, outcome: Callable) -> None:
+    """A session whose plans were made when there was one document reads no more than it takes among 5,000."""
+    alone.document()
+    alone.run("analyze krai_core.documents, krai_core.stage_runs")
+    alone.finish(outcome(alone.claim()[0], "completed"))
+    alone.run("insert into krai_core.documents (filename) select 'x.pdf' from generate_series(1, 5000)")
+    read = "select sum(idx_tup_read)::int from pg_stat_user_indexes where relname in ('documents', 'stage_runs')"
+    alone.run("select pg_stat_force_next_flush()")
+    before = alone.value(read)
+    claimed = alone.claim(limit=50)
+    alone.call("heartbeat", claimed)
+    assert alone.finish(*(outcome(run, "completed") for run in claimed)) == [{"ok": True}] * 50
+    alone.run("select pg_stat_force_next_flush()")
+    assert alone.value(read) - before < 4000
+
+
 def test_every_answer_has_the_same_keys(service) -> None:
     """First answer, repeat, and what came from an expired run: the eight keys and no others."""
     document, claim = service.document(), uuid.uuid4()

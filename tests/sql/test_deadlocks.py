@@ -96,6 +96,31 @@ def test_calls_that_end_runs_in_opposite_order(service, connect: Callable, backg
     assert {service.stage(document, "upload")["status"] for document in documents} == {"pending"}
 
 
+@pytest.mark.usefixtures("no_deadlock")
+def test_the_same_runs_given_back_in_opposite_order(service, connect: Callable, background: type) -> None:
+    """Both sides release the same runs, each in the other's reverse order: both are told that they are released."""
+    documents = [service.document() for _ in range(DOCUMENTS)]
+    sessions, claimer, gate = [connect(), connect()], connect(), threading.Barrier(2)
+    claimed: list[dict[str, Any]] = []
+
+    def work(which: int) -> Callable[[int], None]:
+        def once(_: int) -> None:
+            if which == 0:
+                claimed[:] = [
+                    {name: run[name] for name in ("document_id", "stage_name", "claim_id")}
+                    for run in claimer.claim(limit=DOCUMENTS)
+                ]
+            gate.wait(30)
+            given = list(reversed(claimed)) if which else list(claimed)
+            assert sessions[which].call("release_stages", given) == {"released": given, "lost": []}
+            gate.wait(30)
+
+        return once
+
+    _together(background, work(0), work(1), ROUNDS // 4)
+    assert {service.stage(document, "upload")["status"] for document in documents} == {"pending"}
+
+
 AGAINST = {
     "skip": "select krai_core.skip_stage(%s, 'upload')",
     "complete": "select krai_core.complete_stage(%s, 'upload')",

@@ -35,6 +35,16 @@ def _ready(sql: Any, stage: str) -> int:
     return found
 
 
+def _waits_for_the_pipeline(sql: Any, session: Any) -> bool:
+    """Whether a session waits for the lock on stages, and not for one on documents."""
+    waits: bool = sql.value(
+        "select exists (select from pg_locks where pid = %s and not granted "
+        "and relation = 'krai_core.stages'::regclass)",
+        session.pid,
+    )
+    return waits
+
+
 def _documents(sql: Any, count: int) -> None:
     sql.run("insert into krai_core.documents (filename) select 'x.pdf' from generate_series(1, %s)", count)
 
@@ -288,7 +298,7 @@ def test_tables_edited_by_hand_have_the_same_effect(
 
 @pytest.mark.parametrize("flight", ["insert", "complete", "finish", "edit"])
 def test_a_document_in_flight_is_not_missed(
-    alone, connect: Callable, background: type, until_waiting: Callable, local: LocalSupabase, own_database: str,
+    alone, connect: Callable, background: type, until: Callable, local: LocalSupabase, own_database: str,
     outcome: Callable, flight: str,
 ) -> None:  # fmt: skip
     """register_stage waits for a transaction that has derived and not committed, and its fill sees what that wrote."""
@@ -311,14 +321,14 @@ def test_a_document_in_flight_is_not_missed(
         return _fill(changer)
 
     waiting = background(change)
-    until_waiting(changer)
+    until(lambda: _waits_for_the_pipeline(alone, changer))
     writer.run("commit")
     assert waiting.outcome() == [1]
     assert [run["status"] for run in alone.runs(document, "mine")] == ["ready"]
 
 
 def test_who_derives_while_the_pipeline_changes_waits_for_it(
-    alone, connect: Callable, background: type, until_waiting: Callable, local: LocalSupabase, own_database: str
+    alone, connect: Callable, background: type, until: Callable, local: LocalSupabase, own_database: str
 ) -> None:
     """A stage that is completed during the change is derived by the pipeline after it: nothing is left to the fill."""
     document, filled = alone.document(), alone.document()
@@ -326,7 +336,7 @@ def test_who_derives_while_the_pipeline_changes_waits_for_it(
     changer.run("begin")
     changer.call("register_stage", "mine", "{upload}")
     waiting = background(lambda: writer.done(document, "upload"))
-    until_waiting(writer)
+    until(lambda: _waits_for_the_pipeline(alone, writer))
     changer.run("commit")
     waiting.outcome()
     assert [run["status"] for run in alone.runs(document, "mine")] == ["ready"]

@@ -10,13 +10,14 @@ def _pages(service, limit: int, stage: str = "upload") -> list[str]:
     """The ids of all documents that are ready, page by page."""
     found: list[str] = []
     after = None
-    while True:
+    for _ in range(100):
         page = service.call("get_documents_ready_for", stage, limit, after)
         assert len(page["documents"]) <= limit
         found += [document["id"] for document in page["documents"]]
         after = page["next"]
         if after is None:
             return found
+    raise AssertionError("the pages have no end")
 
 
 @pytest.fixture
