@@ -230,30 +230,35 @@ class SdkMachine(CallingMachine):
             return
         held = self.held[pick % len(self.held)]
         note(f"    {held}")
-        if held.is_claimed and not held.is_entered:
-            if held.is_closed:
-                self.database.uses += 1
-                with pytest.raises(errors.StageConflict, match="is over"):
-                    held.run.__enter__()
-                self.held.remove(held)
-                return
-            if ending == "release":
+        if not held.is_entered:
+            if ending == "release" and not held.is_closed:
                 self._release(held)
+            if held.is_closed:
+                self._is_over(held)
                 return
             held.run.__enter__()
             held.is_entered = True
         if ending == "enter":
             return
-        if ending == "skip":
-            self._skip_inside(held)
-        if percent is not None and not held.is_closed and ending != "skip":
+        if ending == "release" and held.is_claimed:
+            self._release(held)
+        elif percent is not None and not held.is_closed:
             self._report(held, percent, metadata)
+        if ending == "skip":
+            self._skip_inside(held, has_reported=percent is not None)
         self._leave(held, ending)
 
-    def _release(self, held: Held) -> None:
-        answer = self.ask_first(held.run.release)  # type: ignore[attr-defined]
-        self.same(lambda: bool(self.model.release_stages([(held.document, held.name, held.claim)])["released"]), answer)
+    def _is_over(self, held: Held) -> None:
+        self.database.uses += 1
+        with pytest.raises(errors.StageConflict, match="is over"):
+            held.run.__enter__()
         self._forget(held)
+
+    def _release(self, held: Held) -> None:
+        runs = [(held.document, held.name, held.claim)]
+        answer = self.ask_first(held.run.release)  # type: ignore[attr-defined]
+        self.same(lambda: bool(self.model.release_stages(runs)["released"]), answer)
+        held.is_closed = True
 
     def _report(self, held: Held, percent: float, metadata: Json) -> None:
         self.database.uses += 1
@@ -262,14 +267,14 @@ class SdkMachine(CallingMachine):
         with contextlib.suppress(Refused):
             self.model.progress(held.document, held.name, percent, metadata, held.claim)
 
-    def _flushed(self, held: Held) -> None:
-        if held.metadata:
+    def _flushed(self, held: Held, *, has_reported: bool = False) -> None:
+        if held.metadata or has_reported:
             self.model.progress(held.document, held.name, None, held.metadata, held.claim)
 
-    def _skip_inside(self, held: Held) -> None:
+    def _skip_inside(self, held: Held, *, has_reported: bool) -> None:
         def model() -> None:
             if not held.is_closed:
-                self._flushed(held)
+                self._flushed(held, has_reported=has_reported)
             reason = {"reason": "empty"}
             self.model.close(held.document, held.name, "skipped", None, reason, held.claim, False)
 
