@@ -11,6 +11,8 @@
 --   * Attempts count up from 1 over failed and lost runs, and begin again after a success, a skip, a cancelled run, a retry
 --     and a reset. A run that was given back (released) does not count.
 --   * stage_runs holds what the column forgets: error, times, progress, metadata, and keys beside the seven.
+-- `order by r.id + 0 desc limit 1` for the last run of a stage, here and later: by the bare id, a planner that believes the
+-- table small would walk down its primary key.
 -- Lock order: the callers have the document, these lock rows of stage_runs.
 
 begin;
@@ -93,7 +95,7 @@ declare
 begin
     select * into v_last from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status <> 'ready'
-    order by r.id desc limit 1;
+    order by r.id + 0 desc limit 1;
     if v_last.id is null and v_status <> 'pending' then
         -- A run from before there was a history: what the column still knows of it becomes its row.
         v_started_at := krai_core._time_or_null(p_stage ->> 'started_at');

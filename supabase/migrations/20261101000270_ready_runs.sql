@@ -70,11 +70,11 @@ begin
         where r.document_id = any (p_document_ids) and r.status = 'ready' and (p_stages is null or r.stage_name = any (p_stages))
           and not exists (
               select from krai_core._ready_stages t
-              where t.document_id = r.document_id and t.stage_name = r.stage_name
+              where t.document_id = any (array[r.document_id]) and t.stage_name = any (array[r.stage_name])
                 and (not t.is_failed or (
                     select last.retry_at is not null and last.reset_at is null from krai_core.stage_runs last
                     where last.document_id = r.document_id and last.stage_name = r.stage_name and last.status not in ('ready', 'running')
-                    order by last.id desc limit 1)));
+                    order by last.id + 0 desc limit 1)));
     end if;
     p_stages := coalesce(p_stages, array(select s.name from krai_core.stages s));
     insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at)
@@ -87,8 +87,8 @@ begin
     left join lateral (
         select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at, r.available_at from krai_core.stage_runs r
         where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status not in ('ready', 'running')
-        order by r.id desc limit 1) last on true
-    left join krai_core.document_priorities p on p.document_id = t.document_id
+        order by r.id + 0 desc limit 1) last on true
+    left join krai_core.document_priorities p on p.document_id = any (array[t.document_id])
     where t.document_id = any (p_document_ids) and t.stage_name = any (p_stages)
       and (not t.is_failed or last.retry_at is not null)
     on conflict (document_id, stage_name) where status in ('ready', 'running') do nothing;
@@ -112,12 +112,12 @@ declare
 begin
     delete from krai_core.stage_runs r
     using krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = r.document_id and r.status = 'ready'
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.status = 'ready'
       and d.stage_status -> r.stage_name ->> 'status' = 'processing';
     insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, heartbeat_at, lease_seconds, lease_expires_at)
     select x.document_id, x.name, 'running',
         coalesce((select krai_core._next_attempt(last.status, last.attempt, last.reset_at) from krai_core.stage_runs last
-                  where last.document_id = x.document_id and last.stage_name = x.name order by last.id desc limit 1), 1),
+                  where last.document_id = x.document_id and last.stage_name = x.name order by last.id + 0 desc limit 1), 1),
         x.began, x.began, x.lease, x.began + make_interval(secs => x.lease)
     from (
         select d.id as document_id, s.name, greatest(s.lease_seconds, 3600) as lease,
@@ -178,7 +178,7 @@ begin
           and (not t.is_failed or (
             select last.retry_at is not null and last.reset_at is null from krai_core.stage_runs last
             where last.document_id = t.document_id and last.stage_name = t.stage_name and last.status not in ('ready', 'running')
-            order by last.id desc limit 1))
+            order by last.id + 0 desc limit 1))
     ),
     ready as (
         select r.document_id, r.stage_name from krai_core.stage_runs r where r.status = 'ready'

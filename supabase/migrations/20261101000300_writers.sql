@@ -306,7 +306,7 @@ begin
         update krai_core.stage_runs r
         set error = v_error
         where p_to = 'failed' and r.id = (
-            select max(last.id) from krai_core.stage_runs last
+            select max(last.id + 0) from krai_core.stage_runs last
             where last.document_id = p_document_id and last.stage_name = p_stage_name and last.status = p_to);
         perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
             'metadata', v_stage -> 'metadata' || v_metadata, 'error', case when p_to = 'failed' then krai_core._shown_error(p_error) end)));

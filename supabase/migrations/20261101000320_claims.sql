@@ -52,7 +52,8 @@ $$;
 comment on function krai_core._stages_named(text) is
 'The rows of krai_core.stages of one name, or of an array of names given as text (["a", "b"] or {a,b}), in its order. Raises 22023 unknown_stage.';
 
--- Planned once and by index; see _derive_ready_runs.
+-- Planned once and by index; see _derive_ready_runs. `= any (array[...])` is an equality that the planner cannot turn round:
+-- for a table that was nearly empty when it was analysed, it would read that one first, and all of it.
 create or replace function krai_core._claim_ready(p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
 returns jsonb
 language plpgsql volatile
@@ -86,7 +87,7 @@ begin
         with picked as materialized (
             select r.id, r.document_id, r.attempt, d.stage_status -> p_stage.name as stage
             from krai_core.stage_runs r
-            join krai_core.documents d on d.id = r.document_id
+            join krai_core.documents d on d.id = any (array[r.document_id])
             where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = v_level and r.available_at <= v_now
               and coalesce(d.stage_status -> p_stage.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
               and d.stage_status -> p_stage.name is distinct from '"completed"'
@@ -104,18 +105,18 @@ begin
             update krai_core.stage_runs r
             set progress = (p.stage ->> 'progress')::numeric, metadata = p.stage -> 'metadata'
             from picked p
-            where p.stage ->> 'status' = 'failed' and jsonb_typeof(p.stage -> 'progress') = 'number' and r.id = (
+            where p.stage ->> 'status' = 'failed' and jsonb_typeof(p.stage -> 'progress') = 'number' and r.id = any (array(
                 select last.id from krai_core.stage_runs last
                 where last.document_id = p.document_id and last.stage_name = p_stage.name and last.status not in ('ready', 'running')
-                order by last.id desc limit 1)
+                order by last.id + 0 desc limit 1))
         ),
         opened as (
             update krai_core.stage_runs r
             set status = 'running', claim_id = p_claim_id, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
                 lease_seconds = v_lease_seconds, lease_expires_at = v_now + make_interval(secs => v_lease_seconds::double precision)
             from picked p
-            where r.id = p.id
-            returning r.id, r.document_id, r.attempt, p.stage
+            where r.id = any (array[p.id])
+            returning r.id, r.document_id, r.available_at, r.attempt, p.stage
         ),
         written as (
             update krai_core.documents d
@@ -124,14 +125,14 @@ begin
                     when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
                     else krai_core._started_stage(krai_core._repaired_stage(o.stage), v_now) end)
             from opened o
-            where d.id = o.document_id
+            where d.id = any (array[o.document_id])
             -- Here, and not joined afterwards, which would take the square of the time.
-            returning d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata
+            returning o.id, o.available_at, d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata
         )
         select coalesce(jsonb_agg(jsonb_build_object(
             'document_id', w.document_id, 'filename', w.filename, 'stage_name', p_stage.name,
             'attempt', w.attempt, 'max_attempts', p_stage.max_attempts, 'claim_id', p_claim_id,
-            'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata)), '[]'), array_agg(w.document_id)
+            'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata) order by w.available_at, w.id), '[]'), array_agg(w.document_id)
         into v_level_answer, v_ids
         from written w;
         perform set_config('krai_core.writer', '', true);

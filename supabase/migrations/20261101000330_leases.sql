@@ -41,7 +41,7 @@ $$;
 comment on function krai_core._checked_runs(text, jsonb) is
 'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
 
--- Planned once and by index; see _derive_ready_runs.
+-- Planned once and by index; see _claim_ready.
 create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -62,7 +62,9 @@ begin
     ),
     free as (
         select r.id from krai_core.stage_runs r
-        join asked a on a.document_id = r.document_id and a.stage_name = r.stage_name and a.claim_id = r.claim_id
+        join asked a on r.document_id = any (array[a.document_id]) and r.stage_name = any (array[a.stage_name])
+            -- So that it is not looked up by the claim id, which a whole batch shares.
+            and (r.claim_id = a.claim_id) is true
         -- Running; asked by the status, the planner might read all that is running.
         where r.finished_at is null
         order by r.id
@@ -72,7 +74,7 @@ begin
         update krai_core.stage_runs r
         set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
         from free f
-        where r.id = f.id
+        where r.id = any (array[f.id])
     )
     select jsonb_build_object(
         'alive', coalesce(jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000)) order by a.n) filter (where r.status = 'running'), '[]'),
@@ -80,8 +82,10 @@ begin
         'cancelled', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status = 'cancelled'), '[]'))
     into v_answer
     from asked a
-    left join krai_core.stage_runs r
-        on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id;
+    left join lateral (
+        select * from krai_core.stage_runs of_claim
+        where of_claim.document_id = a.document_id and of_claim.stage_name = a.stage_name and (of_claim.claim_id = a.claim_id) is true
+        offset 0) r on true;
     return v_answer;
 end;
 $$;

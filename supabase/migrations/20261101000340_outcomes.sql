@@ -16,7 +16,7 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
--- Planned once and by index; see _derive_ready_runs.
+-- Planned once and by index; see _claim_ready.
 create or replace function krai_core._finish_usual(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
 language plpgsql volatile
 set search_path = ''
@@ -45,10 +45,12 @@ begin
             document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
             progress numeric)) with ordinality
             as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, n)
-        join krai_core.stage_runs r
-            -- With a claim id and not finished: running. Asked by the status, the planner might read all that is running.
-            on r.document_id = a.document_id and r.stage_name = a.stage_name and r.claim_id = a.claim_id and r.finished_at is null
-        join krai_core.documents d on d.id = a.document_id
+        -- With a claim id and not finished: running. Asked by the status, the planner might read all that is running.
+        cross join lateral (
+            -- Not looked up by the claim id, which a whole batch shares.
+            select * from krai_core.stage_runs h where h.document_id = a.document_id and h.stage_name = a.stage_name
+              and h.finished_at is null and (h.claim_id = a.claim_id) is true offset 0) r
+        cross join lateral (select * from krai_core.documents d where d.id = a.document_id offset 0) d
         where jsonb_typeof(d.stage_status) = 'object'
           and coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
           and (a.progress between 0 and 100 or a.progress is null)
@@ -73,20 +75,20 @@ begin
                     case u.outcome when 'skipped' then krai_core._skip_metadata(u.reason) else u.metadata end, u.started_at, v_now) end) as stages
             from usual u group by u.document_id
         ) patch
-        where d.id = patch.document_id
+        where d.id = any (array[patch.document_id])
     ),
     closed as (
         update krai_core.stage_runs r
         set status = u.outcome, finished_at = v_now, closed_by_holder = true, retry_at = u.retry_at,
             error = case when u.outcome = 'failed' then krai_core._kept_error(u.error) end
         from usual u
-        where r.id = u.run_id and u.outcome <> 'progress'
+        where r.id = any (array[u.run_id]) and u.outcome <> 'progress'
     ),
     renewed as (
         update krai_core.stage_runs r
         set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => u.lease_seconds::double precision)
         from usual u
-        where r.id = u.run_id and u.outcome = 'progress'
+        where r.id = any (array[u.run_id]) and u.outcome = 'progress'
     )
     select array_agg(u.n),
         jsonb_object_agg(u.n, krai_core._iso(u.retry_at)) filter (where u.retry_at is not null),

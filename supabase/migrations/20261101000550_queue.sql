@@ -87,7 +87,7 @@ begin
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status in ('ready', 'running');
     select * into v_last from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status not in ('ready', 'running')
-    order by r.id desc limit 1;
+    order by r.id + 0 desc limit 1;
 
     if v_status in ('completed', 'skipped') then
         v_reason := v_status;
@@ -202,7 +202,7 @@ begin
             from page last order by last.priority, last.available_at desc, last.id desc limit 1) end)
     into v_answer
     from page p
-    join krai_core.documents d on d.id = p.document_id;
+    join krai_core.documents d on d.id = any (array[p.document_id]);
     return v_answer;
 end;
 $$;

@@ -122,14 +122,14 @@ begin
     update krai_core.stage_runs r
     set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
     from krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = r.document_id and r.status = 'running'
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.status = 'running'
       and krai_core._stage_state(d.stage_status -> r.stage_name) <> 'processing';
     -- A failure that somebody takes out of the column by hand is settled by a person, as by retry_stage: attempts begin anew.
     with retried as (
         update krai_core.stage_runs r
         set reset_at = clock_timestamp()
         from krai_core.documents d
-        where r.document_id = any (p_document_ids) and d.id = r.document_id and r.reset_at is null
+        where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.reset_at is null
           and (r.status = 'failed' or r.status = 'lost' and r.attempt >= (select s.max_attempts from krai_core.stages s where s.name = r.stage_name))
           and krai_core._stage_state(d.stage_status -> r.stage_name) not in ('failed', 'processing')
           and not exists (
@@ -197,7 +197,7 @@ begin
             where now.id = any (p_document_ids) and now.%1$I is distinct from o.%2$s
             offset 0
         ) wrong
-        where d.id = wrong.id;
+        where d.id = any (array[wrong.id]);
     exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
         raise warning 'krai_core.documents.%1$s was left as it is: %%', sqlerrm;
     end;$f$, v_legacy.name, v_legacy.source, krai_core._sql_document_state('now.stage_status'));

@@ -213,7 +213,7 @@ def test_no_claim_id_check_is_found_in_single_calls(finds: Finds) -> None:
 
 def test_no_claim_id_check_is_found_in_bulk_calls(finds: Finds) -> None:
     """The judge objects when finish_stages acts on whatever run is running."""
-    assert finds(Break("_finish_usual", r"r\.claim_id = a\.claim_id", "true"), late_bulk_call, STORED)
+    assert finds(Break("_finish_usual", r"h\.claim_id = a\.claim_id", "true"), late_bulk_call, STORED)
 
 
 def test_a_claim_id_checked_before_the_lock_is_found_in_single_calls(finds: Finds) -> None:
