@@ -198,6 +198,8 @@ class AsyncStageContext(primitives.Tracking):
         """
         self._running()
         await self.tracker.skip_stage(self.document_id, self.stage_name, reason, claim_id=self.claim_id)
+        # Here, too: the tracker may act for a later context of this stage by now.
+        self._note_closed("skipped")
 
     def _begin(self, lease_seconds: float | None, since: float | None = None) -> None:
         """Let the tracker keep this run alive, and act for it."""

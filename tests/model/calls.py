@@ -123,7 +123,7 @@ class Model:
         return True
 
     def claim(self, names: list[str], limit: int, claim: UUID) -> list[tuple[UUID, str, int]]:
-        """Document, stage and attempt of each run that the claim id has then."""
+        """Document, stage and attempt of each run that the claim id has then, in the order in which it got them."""
         opened = [(document, name, run) for document, name, stage in self.cells() if (run := stage.of_claim(claim))]
         for _, _, run in opened:
             run.lease_over = False
@@ -133,6 +133,7 @@ class Model:
             is_served = self.named(name).enabled and not self.named(name).paused
             back = self.take_back(name, limit - len(opened))[0] if is_served else []
             then = [document for document in back if self.is_ready(document, name)]
+            then.sort(key=lambda document: -self.documents[document].priority)
             opened += [(document, name, self.at(document, name).open(claim)) for document in then]
         return [(document, name, run.attempt) for document, name, run in opened if run.status == "running"]
 

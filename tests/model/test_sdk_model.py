@@ -174,9 +174,8 @@ class SdkMachine(CallingMachine):
         answer = self.ask_first(lambda: self.first.claim(wanted if len(wanted) > 1 else wanted[0], limit))
         runs = [] if isinstance(answer, Refused) else answer
         claim = runs[0].claim_id if runs else claim
-        got = answer if isinstance(answer, Refused) else sorted(
-            (UUID(run.document_id), run.stage_name, run.attempt) for run in runs)  # fmt: skip
-        self.same(lambda: sorted(self.model.claim(wanted, limit, claim)), got)
+        got = [(UUID(run.document_id), run.stage_name, run.attempt) for run in runs]
+        self.same(lambda: self.model.claim(wanted, limit, claim), answer if isinstance(answer, Refused) else got)
         for run in runs:
             held = Held(run, UUID(run.document_id), run.stage_name, claim, True, False)
             assert run.max_attempts == self.model.named(run.stage_name).max_attempts
