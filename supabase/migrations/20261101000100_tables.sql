@@ -350,6 +350,12 @@ create policy stages_select_authenticated on krai_core.stages for select to auth
 drop policy if exists stage_prerequisites_select_authenticated on krai_core.stage_prerequisites;
 create policy stage_prerequisites_select_authenticated on krai_core.stage_prerequisites for select to authenticated using (true);
 
+-- Admitting nobody, and not in the way of policies of yours.
+drop policy if exists document_priorities_no_client on krai_core.document_priorities;
+create policy document_priorities_no_client on krai_core.document_priorities for all to anon, authenticated using (false) with check (false);
+drop policy if exists edited_documents_no_client on krai_core.edited_documents;
+create policy edited_documents_no_client on krai_core.edited_documents for all to anon, authenticated using (false) with check (false);
+
 grant usage on schema krai_core to authenticated, service_role;
 revoke all on krai_core.stages, krai_core.stage_prerequisites, krai_core.stage_runs, krai_core.document_priorities
     from public, anon, authenticated;

@@ -24,6 +24,12 @@ def _exercise(database: Any) -> None:
     session.execute(
         'select count(*) from krai_core.documents where stage_status @> \'{"upload": {"status": "failed"}}\''
     )
+    session.execute("select krai_core.claim_stages('upload', 'advisors', 5, null, gen_random_uuid())")
+    # Among twenty runs another index does as well for those at work.
+    session.execute("begin")
+    session.execute("drop index krai_core.stage_runs_one_open_run")
+    session.execute("select count(*) from krai_core.stage_runs where status = 'running' and stage_name = 'upload'")
+    session.execute("rollback")
     # A session tells the server what it used when it ends.
     session.close()
     database.wait_for(lambda: not database.rows(UNUSED))
