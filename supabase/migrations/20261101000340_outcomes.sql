@@ -54,7 +54,7 @@ begin
         where jsonb_typeof(d.stage_status) = 'object'
           and coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
           and (a.progress between 0 and 100 or a.progress is null)
-          and d.stage_status -> a.stage_name @@ '$.status == "processing" && $.metadata.type() == "object"
+          and d.stage_status -> a.stage_name @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
               && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
     ),
     usual as materialized (

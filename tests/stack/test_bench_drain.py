@@ -156,13 +156,13 @@ def test_a_target_is_met_by_the_median_of_the_ratios(*, quick: bool, verdicts: l
     """Ratios are taken within a round, and a quick run judges nobody."""
     bench = Bench(quick=quick, console=Console())
     rounds = [
-        {"floor": 1000.0, "direct": 600.0, "PostgREST": 360.0},
-        {"floor": 500.0, "direct": 300.0, "PostgREST": 180.0},
-        {"floor": 1000.0, "direct": 100.0, "PostgREST": 100.0},
+        {"floor": 1000.0, "direct": 600.0, "StageWorker, direct": 600.0, "PostgREST": 360.0},
+        {"floor": 500.0, "direct": 300.0, "StageWorker, direct": 300.0, "PostgREST": 180.0},
+        {"floor": 1000.0, "direct": 100.0, "StageWorker, direct": 100.0, "PostgREST": 100.0},
     ]
     drain.report(bench, 100, rounds)
     found = {result.name: result for result in bench.results}
-    floor, direct = (found[f"{name}, batch 100"] for name in ("direct beside floor", "PostgREST beside direct"))
+    floor, direct = (found[f"{name}, batch 100"] for name in ("StageWorker, direct beside floor", "PostgREST beside direct"))
     assert (floor.ratio, direct.ratio) == (0.6, 0.6)
     assert [floor.ok, direct.ok] == verdicts
     assert found["floor, batch 100"].value == 1000
