@@ -162,7 +162,9 @@ def test_a_target_is_met_by_the_median_of_the_ratios(*, quick: bool, verdicts: l
     ]
     drain.report(bench, 100, rounds)
     found = {result.name: result for result in bench.results}
-    floor, direct = (found[f"{name}, batch 100"] for name in ("StageWorker, direct beside floor", "PostgREST beside direct"))
+    floor, direct = (
+        found[f"{name}, batch 100"] for name in ("StageWorker, direct beside floor", "PostgREST beside direct")
+    )
     assert (floor.ratio, direct.ratio) == (0.6, 0.6)
     assert [floor.ok, direct.ok] == verdicts
     assert found["floor, batch 100"].value == 1000
