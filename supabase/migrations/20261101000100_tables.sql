@@ -203,6 +203,8 @@ create table if not exists krai_core.stage_runs (
     retry_at timestamptz,
     reset_at timestamptz,
     actor text,
+    is_current boolean not null default false,
+    error_fingerprint bigint,
     constraint stage_runs_status_is_known check (
         status in ('ready', 'running', 'completed', 'failed', 'skipped', 'released', 'lost', 'cancelled')
     ),
@@ -229,6 +231,19 @@ create index if not exists stage_runs_running
 -- All that one claim took, to answer its repeat.
 create index if not exists stage_runs_claim
     on krai_core.stage_runs (claim_id) where claim_id is not null;
+-- Which documents have come through a stage, newest first; likewise those that it was skipped for, and those that failed.
+create index if not exists stage_runs_completed
+    on krai_core.stage_runs (stage_name, finished_at, id) where is_current and status = 'completed';
+create index if not exists stage_runs_skipped
+    on krai_core.stage_runs (stage_name, finished_at, id) where is_current and status in ('skipped', 'cancelled');
+create index if not exists stage_runs_failed
+    on krai_core.stage_runs (stage_name, finished_at, id) where is_current and status in ('failed', 'lost');
+-- The newest failures by their kind, without a look at the rows.
+create index if not exists stage_runs_failures
+    on krai_core.stage_runs (finished_at) include (stage_name, error_fingerprint, attempt, id) where is_current and status in ('failed', 'lost');
+-- What may be pruned, oldest first.
+create index if not exists stage_runs_superseded
+    on krai_core.stage_runs (finished_at) where finished_at is not null and not is_current;
 
 create table if not exists krai_core.document_priorities (
     document_id uuid primary key,
@@ -277,6 +292,8 @@ create unlogged table if not exists krai_core.edited_documents (
     depth integer not null,
     document_id uuid not null,
     status_changed boolean not null,
+    old_status jsonb,
+    new_status jsonb,
     primary key (transaction_id, depth, document_id)
 );
 
@@ -323,6 +340,8 @@ comment on column krai_core.stage_runs.metadata is 'Metadata of this run, kept w
 comment on column krai_core.stage_runs.retry_at is 'Of a failed run: when it is tried again by itself; null: not. UTC, database clock.';
 comment on column krai_core.stage_runs.reset_at is 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
 comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled after this run.';
+comment on column krai_core.stage_runs.is_current is 'true: a completed, failed or skipped stage stands on this closed run; false: open, given back, or superseded by a later run, a reset or an edit.';
+comment on column krai_core.stage_runs.error_fingerprint is 'Of a failed or lost run: the same for errors that differ in ids, digits and paths only (_error_fingerprint).';
 
 comment on table krai_core.document_priorities is 'Documents whose runs are handed out before or after the others; all that are not here have priority 0.';
 comment on column krai_core.document_priorities.document_id is 'The document, krai_core.documents.id.';
@@ -335,6 +354,8 @@ comment on column krai_core.edited_documents.transaction_id is 'The transaction.
 comment on column krai_core.edited_documents.depth is 'Nesting of triggers in which the statement runs; 1 is outermost.';
 comment on column krai_core.edited_documents.document_id is 'The document.';
 comment on column krai_core.edited_documents.status_changed is 'true: a stage changed its status, not only its details.';
+comment on column krai_core.edited_documents.old_status is 'stage_status before.';
+comment on column krai_core.edited_documents.new_status is 'stage_status after.';
 
 -- Who may do what. service_role writes; authenticated reads the pipeline, and the runs of the documents that it may
 -- see (the policy for that comes with the documents), without the credentials; anon gets nothing. What default
@@ -366,7 +387,7 @@ grant select on krai_core.stages, krai_core.stage_prerequisites to authenticated
 grant update (paused, changed_at, changed_by) on krai_core.stages to service_role;
 grant select, insert, update, delete on krai_core.stage_runs, krai_core.document_priorities to service_role;
 grant select (id, document_id, stage_name, status, attempt, priority, available_at, lease_expires_at, heartbeat_at,
-              started_at, finished_at, error, progress, metadata, retry_at, reset_at)
+              started_at, finished_at, error, progress, metadata, retry_at, reset_at, is_current)
     on krai_core.stage_runs to authenticated;
 
 commit;

@@ -4,12 +4,14 @@
 --   _keep_last_run    before a stage begins anew: what the column knows of the last run goes into the history
 --   _open_run         makes the one open run of a stage a running one
 --   _next_attempt, _retry_at     how attempts count, and when a failed one is tried again
+--   _folded_error, _error_fingerprint    what errors of one kind have in common
 --
 -- Rules
 --   * A claim id opens a given stage of a document once, and acts on that run alone. Closed by its own holder, it answers
 --     as the first time; closed by anybody else, it is lease_lost, after a pause of any length.
 --   * Attempts count up from 1 over failed and lost runs, and begin again after a success, a skip, a cancelled run, a retry
 --     and a reset. A run that was given back (released) does not count.
+--   * A stage that is completed, failed or skipped stands on one closed run, which is_current marks.
 --   * stage_runs holds what the column forgets: error, times, progress, metadata, and keys beside the seven.
 -- `order by r.id + 0 desc limit 1` for the last run of a stage, here and later: by the bare id, a planner that believes the
 -- table small would walk down its primary key.
@@ -82,6 +84,35 @@ $$;
 comment on function krai_core._retry_at(text, integer, timestamptz) is
 'When a stage that failed in this attempt is tried again: after backoff_seconds doubled for each attempt, at most backoff_max_seconds, with jitter; null when no attempt is left.';
 
+create or replace function krai_core._folded_error(p_error text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return btrim(left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+        left(coalesce(p_error, ''), 2000),
+        '[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"''<>]+', '<url>', 'g'),
+        '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}', '<id>', 'g'),
+        -- Two parts at least: and/or is no path.
+        '(?:[a-zA-Z]:[\\/]|\.{0,2}/)[^\s"''<>:,;()]*[\\/][^\s"''<>:,;()]*|(?<=[\s"''(=]|^)/[^\s"''<>:,;()/]+', '<path>', 'g'),
+        '\m(?:0x[0-9a-fA-F]+|(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,})\M', '<id>', 'g'),
+        '\d+(?:[.,]\d+)*', '<n>', 'g'),
+        '\s+', ' ', 'g'), 500));
+end;
+$$;
+comment on function krai_core._folded_error(text) is
+'An error without what differs from one failure to the next: urls, ids, paths and digits become <url>, <id>, <path> and <n>; at most 500 characters.';
+
+create or replace function krai_core._error_fingerprint(p_error text) returns bigint
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return hashtextextended(krai_core._folded_error(p_error), 0);
+end;
+$$;
+comment on function krai_core._error_fingerprint(text) is 'The same number for errors of one kind: a hash of _folded_error.';
+
 create or replace function krai_core._keep_last_run(p_document_id uuid, p_stage_name text, p_stage jsonb, p_actor text default null, p_reset boolean default false)
 returns integer
 language plpgsql volatile
@@ -99,9 +130,10 @@ begin
     if v_last.id is null and v_status <> 'pending' then
         -- A run from before there was a history: what the column still knows of it becomes its row.
         v_started_at := krai_core._time_or_null(p_stage ->> 'started_at');
-        insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, error)
+        insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, error, error_fingerprint)
         values (p_document_id, p_stage_name, case v_status when 'processing' then 'lost' else v_status end, v_started_at,
-                coalesce(krai_core._time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()), p_stage ->> 'error')
+                coalesce(krai_core._time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()), p_stage ->> 'error',
+                case when v_status = 'failed' then krai_core._error_fingerprint(p_stage ->> 'error') end)
         returning * into v_last;
     end if;
     if v_last.id is null then
@@ -111,6 +143,7 @@ begin
         update krai_core.stage_runs r
         set progress = case when v_status = 'pending' then r.progress else (p_stage ->> 'progress')::numeric end,
             metadata = case when v_status = 'pending' then r.metadata else v_further || (p_stage -> 'metadata') end,
+            is_current = false,
             reset_at = case when p_reset then clock_timestamp() else r.reset_at end,
             actor = case when p_reset then p_actor else r.actor end
         where r.id = v_last.id;
@@ -122,25 +155,29 @@ comment on function krai_core._keep_last_run(uuid, text, jsonb, text, boolean) i
 'Before a stage is started anew, retried or reset: keeps progress and metadata of what is in the column with the last run, and returns the number of the next attempt.';
 
 create or replace function krai_core._open_run(p_document_id uuid, p_stage_name text, p_attempt integer, p_claim_id uuid, p_worker text, p_lease_seconds numeric, p_now timestamptz)
-returns void
+returns timestamptz
 language plpgsql volatile
 set search_path = ''
 as $$
+declare
+    v_ready_at timestamptz;
 begin
     -- A ready run becomes the running one, so that its priority and its wait stay with it.
     update krai_core.stage_runs r
     set status = 'running', attempt = p_attempt, claim_id = p_claim_id, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
         lease_seconds = p_lease_seconds, lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready'
+    returning r.available_at into v_ready_at;
     if not found then
         insert into krai_core.stage_runs
             (document_id, stage_name, status, attempt, claim_id, worker, started_at, heartbeat_at, lease_seconds, lease_expires_at)
         values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_worker, p_now, p_now, p_lease_seconds,
                 p_now + make_interval(secs => p_lease_seconds::double precision));
     end if;
+    return v_ready_at;
 end;
 $$;
-comment on function krai_core._open_run(uuid, text, integer, uuid, text, numeric, timestamptz) is 'Makes the one open run of a stage a running one.';
+comment on function krai_core._open_run(uuid, text, integer, uuid, text, numeric, timestamptz) is 'Makes the one open run of a stage a running one. Returns since when it was due, null if it was not ready.';
 
 do $$
 declare
@@ -148,7 +185,8 @@ declare
 begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
-        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array['_held_run', '_next_attempt', '_retry_at', '_keep_last_run', '_open_run'])
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_held_run', '_next_attempt', '_retry_at', '_keep_last_run', '_open_run', '_folded_error', '_error_fingerprint'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

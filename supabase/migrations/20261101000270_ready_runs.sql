@@ -3,7 +3,7 @@
 --
 --   _ready_stages        what is ready by the truth: one row per document and stage
 --   _derive_ready_runs   brings the ready runs of some documents after it: adds what is missing, removes what is too much
---   _adopt_runs          gives a run to a stage that somebody set to processing by hand
+--   _adopt_runs, _adopt_closed_runs     give a run to stages that somebody wrote by hand, or that are older than the history
 --   fill_ready_runs      goes through the documents bit by bit after the pipeline was changed
 --   rebuild_ready_runs   looks at all documents; changes nothing unless triggers were switched off
 --
@@ -64,6 +64,8 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+    v_now timestamptz := clock_timestamp();
 begin
     if not p_only_add then
         delete from krai_core.stage_runs r
@@ -77,21 +79,27 @@ begin
                     order by last.id + 0 desc limit 1)));
     end if;
     p_stages := coalesce(p_stages, array(select s.name from krai_core.stages s));
-    insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at)
-    select t.document_id, t.stage_name, 'ready',
-        case when last.id is null then 1 else krai_core._next_attempt(last.status, last.attempt, last.reset_at) end,
-        coalesce(p.priority, 0),
-        -- What was given back keeps its place in the queue.
-        coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end, clock_timestamp())
-    from krai_core._ready_stages t
-    left join lateral (
-        select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at, r.available_at from krai_core.stage_runs r
-        where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status not in ('ready', 'running')
-        order by r.id + 0 desc limit 1) last on true
-    left join krai_core.document_priorities p on p.document_id = any (array[t.document_id])
-    where t.document_id = any (p_document_ids) and t.stage_name = any (p_stages)
-      and (not t.is_failed or last.retry_at is not null)
-    on conflict (document_id, stage_name) where status in ('ready', 'running') do nothing;
+    with opened as (
+        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at)
+        select t.document_id, t.stage_name, 'ready',
+            case when last.id is null then 1 else krai_core._next_attempt(last.status, last.attempt, last.reset_at) end,
+            coalesce(p.priority, 0),
+            -- What was given back keeps its place in the queue.
+            coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end, clock_timestamp())
+        from krai_core._ready_stages t
+        left join lateral (
+            select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at, r.available_at from krai_core.stage_runs r
+            where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status not in ('ready', 'running')
+            order by r.id + 0 desc limit 1) last on true
+        left join krai_core.document_priorities p on p.document_id = any (array[t.document_id])
+        where t.document_id = any (p_document_ids) and t.stage_name = any (p_stages)
+          and (not t.is_failed or last.retry_at is not null)
+        on conflict (document_id, stage_name) where status in ('ready', 'running') do nothing
+        returning stage_name, attempt, available_at
+    )
+    insert into krai_core.stage_deltas (stage_name, arrived)
+    -- Neither retries nor what was given back.
+    select o.stage_name, count(*) from opened o where o.attempt = 1 and o.available_at >= v_now group by o.stage_name;
 end;
 $$;
 comment on function krai_core._derive_ready_runs(uuid[], text[], boolean) is
@@ -128,11 +136,71 @@ begin
     ) x
     on conflict (document_id, stage_name) where status in ('ready', 'running') do nothing;
     get diagnostics v_adopted = row_count;
-    return v_adopted;
+    return v_adopted + krai_core._adopt_closed_runs(p_document_ids);
 end;
 $$;
 comment on function krai_core._adopt_runs(uuid[]) is
-'Stages that are processing without a run, because somebody wrote the column, get one without claim id, with the lease that a plain start gives, from the started_at that they show: so they come back when nobody ends them. Returns how many. The documents must be locked by the caller.';
+'Stages that are processing without a run, because somebody wrote the column, get one without claim id, with the lease that a plain start gives, from the started_at that they show: so they come back when nobody ends them. Then _adopt_closed_runs. Returns how many. The documents must be locked by the caller.';
+
+create or replace view krai_core._current_stages with (security_invoker = true) as
+select d.id as document_id, s.name as stage_name, x.state
+from krai_core.documents d
+cross join krai_core.stages s
+cross join lateral (
+    select case when d.stage_status -> s.name = '"completed"' then 'completed' else d.stage_status -> s.name ->> 'status' end as state offset 0) x
+where x.state in ('completed', 'failed', 'skipped');
+comment on view krai_core._current_stages is 'Stages that are completed, failed or skipped by what stage_status says: each stands on one current run.';
+comment on column krai_core._current_stages.document_id is 'The document.';
+comment on column krai_core._current_stages.stage_name is 'The stage.';
+comment on column krai_core._current_stages.state is 'completed, failed or skipped.';
+
+create or replace function krai_core._state_of_run(p_status text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case p_status when 'lost' then 'failed' when 'cancelled' then 'skipped' else p_status end;
+end;
+$$;
+comment on function krai_core._state_of_run(text) is 'The state of a stage that stands on a closed run of that status: completed, failed (failed, lost) or skipped (skipped, cancelled).';
+
+create or replace function krai_core._adopt_closed_runs(p_document_ids uuid[]) returns integer
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_superseded integer;
+    v_adopted integer;
+begin
+    update krai_core.stage_runs r
+    set is_current = false
+    where r.document_id = any (p_document_ids) and r.is_current and not exists (
+        select from krai_core._current_stages c
+        where c.document_id = any (array[r.document_id]) and c.stage_name = any (array[r.stage_name]) and c.state = krai_core._state_of_run(r.status));
+    get diagnostics v_superseded = row_count;
+    insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, is_current, error, error_fingerprint)
+    select c.document_id, c.stage_name, c.state, x.started_at, coalesce(x.finished_at, x.started_at, v_now), true, left(x.error, 65536),
+        case when c.state = 'failed' then krai_core._error_fingerprint(x.error) end
+    from krai_core._current_stages c
+    cross join lateral (
+        select krai_core._time_or_null(d.stage_status -> c.stage_name ->> 'started_at') as started_at,
+            krai_core._time_or_null(d.stage_status -> c.stage_name ->> 'completed_at') as finished_at,
+            d.stage_status -> c.stage_name ->> 'error' as error
+        from krai_core.documents d where d.id = c.document_id offset 0) x
+    where c.document_id = any (p_document_ids) and not exists (
+        select from krai_core.stage_runs r where r.document_id = c.document_id and r.stage_name = c.stage_name and r.is_current);
+    get diagnostics v_adopted = row_count;
+    return v_superseded + v_adopted;
+end;
+$$;
+comment on function krai_core._adopt_closed_runs(uuid[]) is
+'Stages that are completed, failed or skipped without a current run, because somebody wrote the column or they are older than the history, get one of what the column knows; runs that their stage stands on no longer are current no more. Returns how many of both. The documents must be locked by the caller.';
 
 create or replace function krai_core.fill_ready_runs(p_limit integer default 1000) returns integer
 language plpgsql volatile security definer
@@ -187,12 +255,17 @@ begin
         select d.id as document_id from krai_core.documents d cross join krai_core.stages s
         where d.stage_status -> s.name ->> 'status' = 'processing' and not exists (
             select from krai_core.stage_runs r where r.document_id = d.id and r.stage_name = s.name and r.status = 'running')
+    ),
+    current as (
+        select r.document_id, r.stage_name, krai_core._state_of_run(r.status) as state from krai_core.stage_runs r where r.is_current
     )
     select array_agg(wrong.document_id order by wrong.document_id) into v_ids
     from (
         (select t.document_id from (table truth except table ready) t)
         union (select t.document_id from (table ready except table truth) t)
         union (select o.document_id from orphaned o)
+        union (select c.document_id from (table krai_core._current_stages except all table current) c)
+        union (select c.document_id from (table current except all table krai_core._current_stages) c)
     ) wrong;
     if v_ids is null then
         return '{"added": 0, "removed": 0, "adopted": 0}'::jsonb;
@@ -229,13 +302,13 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_touched_by', '_derive_ready_runs', '_adopt_runs', '_rederived', 'fill_ready_runs', 'rebuild_ready_runs'])
+            '_touched_by', '_derive_ready_runs', '_adopt_runs', '_adopt_closed_runs', '_state_of_run', '_rederived', 'fill_ready_runs', 'rebuild_ready_runs'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);
     end loop;
 end $$;
-revoke all on krai_core._ready_stages from public, anon, authenticated;
-grant select on krai_core._ready_stages to service_role;
+revoke all on krai_core._ready_stages, krai_core._current_stages from public, anon, authenticated;
+grant select on krai_core._ready_stages, krai_core._current_stages to service_role;
 
 commit;

@@ -154,6 +154,9 @@ declare
     v_stage jsonb := v_stage_status -> p_stage_name;
     v_run krai_core.stage_runs;
     v_attempt integer;
+    v_ready_at timestamptz;
+    v_before jsonb := krai_core._pending_stage();
+    v_started jsonb;
     v_now timestamptz;
 begin
     perform krai_core._checked_lease(p_lease_seconds);
@@ -185,11 +188,18 @@ begin
         set status = 'lost', finished_at = v_now, error = 'the lease ended and another took the stage over'
         where r.id = v_run.id;
     end if;
+    if v_stage ->> 'status' = 'processing' then
+        -- One run is lost, and another begins.
+        perform krai_core._count_transition(p_stage_name, v_stage, v_before);
+    else
+        v_before := v_stage;
+    end if;
     v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, v_stage);
-    perform krai_core._open_run(p_document_id, p_stage_name, v_attempt, p_claim_id, left(p_worker, 200), coalesce(
+    v_ready_at := krai_core._open_run(p_document_id, p_stage_name, v_attempt, p_claim_id, left(p_worker, 200), coalesce(
         p_lease_seconds, case when p_claim_id is null then greatest(v_settings.lease_seconds, 3600) else v_settings.lease_seconds end), v_now);
-    perform krai_core._write(p_document_id,
-        v_stage_status || jsonb_build_object(p_stage_name, krai_core._started_stage(v_stage, v_now)),
+    v_started := krai_core._started_stage(v_stage, v_now);
+    perform krai_core._count_transition(p_stage_name, v_before, v_started, v_ready_at, v_attempt);
+    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_started),
         -- What waits for this stage waits again; of an unfinished one nothing hangs.
         case when v_stage ->> 'status' in ('completed', 'skipped') then array[p_stage_name] end);
     return true;
@@ -288,6 +298,7 @@ declare
     v_started_at timestamptz;
     v_retry_at timestamptz;
     v_attempt integer;
+    v_closed jsonb;
 begin
     if p_claim_id is not null and v_run.status <> 'running' then
         -- Closed before by this very holder: the repeat of the same call answers as the first time, another call is too late.
@@ -304,10 +315,8 @@ begin
         return true;
     elsif v_from = p_to then
         update krai_core.stage_runs r
-        set error = v_error
-        where p_to = 'failed' and r.id = (
-            select max(last.id + 0) from krai_core.stage_runs last
-            where last.document_id = p_document_id and last.stage_name = p_stage_name and last.status = p_to);
+        set error = v_error, error_fingerprint = krai_core._error_fingerprint(v_error)
+        where p_to = 'failed' and r.document_id = p_document_id and r.stage_name = p_stage_name and r.is_current;
         perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
             'metadata', v_stage -> 'metadata' || v_metadata, 'error', case when p_to = 'failed' then krai_core._shown_error(p_error) end)));
         return true;
@@ -321,19 +330,22 @@ begin
         -- Work that was done outside and is only reported: a run without a beginning. It takes the place of one that was ready.
         delete from krai_core.stage_runs r
         where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
-        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, error, retry_at)
-        values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, v_error,
+        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, is_current, error, error_fingerprint, retry_at)
+        values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, true, v_error,
+                case when p_to = 'failed' then krai_core._error_fingerprint(v_error) end,
                 case when p_retry and p_to = 'failed' then krai_core._retry_at(p_stage_name, v_attempt, v_now) end)
         returning retry_at into v_retry_at;
     else
         update krai_core.stage_runs r
-        set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, error = v_error,
+        set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, is_current = true, error = v_error,
+            error_fingerprint = case when p_to = 'failed' then krai_core._error_fingerprint(v_error) end,
             retry_at = case when p_retry and p_to = 'failed' then krai_core._retry_at(p_stage_name, r.attempt, v_now) end
         where r.id = v_run.id
         returning retry_at into v_retry_at;
     end if;
-    perform krai_core._write(p_document_id,
-        v_stage_status || jsonb_build_object(p_stage_name, krai_core._closed_stage(v_stage, p_to, p_error, v_metadata, v_started_at, v_now)),
+    v_closed := krai_core._closed_stage(v_stage, p_to, p_error, v_metadata, v_started_at, v_now);
+    perform krai_core._count_transition(p_stage_name, v_stage, v_closed);
+    perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_closed),
         case when p_to <> 'failed' or v_retry_at is not null then array[p_stage_name] end);
     return true;
 end;

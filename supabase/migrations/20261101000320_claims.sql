@@ -103,9 +103,10 @@ begin
         kept as (
             -- What a failed attempt has left in the column goes into its history.
             update krai_core.stage_runs r
-            set progress = (p.stage ->> 'progress')::numeric, metadata = p.stage -> 'metadata'
+            set progress = case when jsonb_typeof(p.stage -> 'progress') = 'number' then (p.stage ->> 'progress')::numeric end,
+                metadata = p.stage -> 'metadata', is_current = false
             from picked p
-            where p.stage ->> 'status' = 'failed' and jsonb_typeof(p.stage -> 'progress') = 'number' and r.id = any (array(
+            where p.stage ->> 'status' = 'failed' and r.id = any (array(
                 select last.id from krai_core.stage_runs last
                 where last.document_id = p.document_id and last.stage_name = p_stage.name and last.status not in ('ready', 'running')
                 order by last.id + 0 desc limit 1))
@@ -117,6 +118,13 @@ begin
             from picked p
             where r.id = any (array[p.id])
             returning r.id, r.document_id, r.available_at, r.attempt, p.stage
+        ),
+        counted as (
+            insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
+            select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*), count(*) filter (where o.attempt > 1),
+                count(*), sum(round(extract(epoch from v_now - o.available_at) * 1e6))
+            from opened o
+            having count(*) > 0
         ),
         written as (
             update krai_core.documents d
@@ -156,6 +164,7 @@ declare
     v_run krai_core.stage_runs;
     v_stage_status jsonb;
     v_stage jsonb;
+    v_failed jsonb;
     v_why text;
 begin
     o_requeued := 0;
@@ -175,19 +184,24 @@ begin
             || coalesce(' (worker ' || v_run.worker || ')', '');
         update krai_core.stage_runs r
         set status = case when v_stage ->> 'status' = 'processing' then 'lost' else 'cancelled' end, finished_at = v_now,
-            error = case when v_stage ->> 'status' = 'processing' then v_why else 'stage_status was written without its triggers' end
+            error = case when v_stage ->> 'status' = 'processing' then v_why else 'stage_status was written without its triggers' end,
+            error_fingerprint = krai_core._error_fingerprint(v_why),
+            is_current = v_stage ->> 'status' = 'processing' and v_run.attempt >= p_stage.max_attempts
         where r.id = v_run.id;
         if v_stage ->> 'status' <> 'processing' then
             perform krai_core._derive_ready_runs(array[v_run.document_id], array[p_stage.name]);
         elsif v_run.attempt < p_stage.max_attempts then
             perform krai_core._keep_last_run(v_run.document_id, p_stage.name, v_stage);
+            perform krai_core._count_transition(p_stage.name, v_stage, krai_core._pending_stage());
             perform krai_core._write(v_run.document_id, v_stage_status || jsonb_build_object(p_stage.name, krai_core._pending_stage()),
                 array[p_stage.name]);
             o_requeued := o_requeued + 1;
         else
-            perform krai_core._write(v_run.document_id, v_stage_status || jsonb_build_object(p_stage.name, krai_core._closed_stage(
+            v_failed := krai_core._closed_stage(
                 v_stage, 'failed', format('given up after %s of %s attempts: %s', v_run.attempt, p_stage.max_attempts, v_why),
-                '{}', v_run.started_at, v_now)));
+                '{}', v_run.started_at, v_now);
+            perform krai_core._count_transition(p_stage.name, v_stage, v_failed);
+            perform krai_core._write(v_run.document_id, v_stage_status || jsonb_build_object(p_stage.name, v_failed));
             o_failed := o_failed + 1;
         end if;
     end loop;

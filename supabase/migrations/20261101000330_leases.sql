@@ -118,6 +118,7 @@ begin
             set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true
             where r.id = v_run.id;
             if v_stage ->> 'status' = 'processing' then
+                perform krai_core._count_transition(v_asked.stage_name, v_stage, krai_core._pending_stage());
                 v_stage := krai_core._pending_stage() || jsonb_build_object('metadata', v_stage -> 'metadata');
             end if;
             perform krai_core._write(v_asked.document_id, v_stage_status || jsonb_build_object(v_asked.stage_name, v_stage),
@@ -162,11 +163,12 @@ begin
         raise warning 'ready runs were not filled: %', sqlerrm;
     end;
     perform krai_core._renew_default();
+    perform krai_core._fold_if_due();
     return jsonb_build_object('requeued', v_requeued, 'failed', v_failed, 'filled', v_filled);
 end;
 $$;
 comment on function krai_core.reap(integer) is
-'What has to be done now and then, by cron or by a worker: runs whose lease or timeout is over go back to the queue, or end as failed when no attempt is left; ready runs follow a changed pipeline (fill_ready_runs).
+'What has to be done now and then, by cron or by a worker: runs whose lease or timeout is over go back to the queue, or end as failed when no attempt is left; ready runs follow a changed pipeline (fill_ready_runs); the figures are folded.
 p_limit: at most so many runs, and documents to look at; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs, documents. Never waits for runs that somebody is writing. Raises 22023 invalid_limit.';
 
 do $$

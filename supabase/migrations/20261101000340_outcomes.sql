@@ -31,6 +31,7 @@ declare
     -- What _closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
     v_completed jsonb := krai_core._closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
+    v_bounds bigint[] := krai_core._bucket_bounds();
     v_touched uuid[];
     v_closed uuid[];
     v_finished text[];
@@ -79,10 +80,27 @@ begin
     ),
     closed as (
         update krai_core.stage_runs r
-        set status = u.outcome, finished_at = v_now, closed_by_holder = true, retry_at = u.retry_at,
-            error = case when u.outcome = 'failed' then krai_core._kept_error(u.error) end
+        set status = u.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = u.retry_at,
+            error = case when u.outcome = 'failed' then krai_core._kept_error(u.error) end,
+            error_fingerprint = case when u.outcome = 'failed' then krai_core._error_fingerprint(krai_core._kept_error(u.error)) end
         from usual u
         where r.id = any (array[u.run_id]) and u.outcome <> 'progress'
+    ),
+    counted as (
+        insert into krai_core.stage_deltas (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us,
+            runs_completed, runs_failed, runs_skipped, work_us)
+        select c.stage_name, c.bucket, - count(*), count(*) filter (where c.outcome = 'completed'), count(*) filter (where c.outcome = 'failed'),
+            count(*) filter (where c.outcome = 'skipped'), count(*) filter (where c.bucket >= 0), coalesce(sum(c.us) filter (where c.bucket >= 0), 0),
+            count(*) filter (where c.outcome = 'completed'), count(*) filter (where c.outcome = 'failed'), count(*) filter (where c.outcome = 'skipped'),
+            coalesce(sum(c.us) filter (where c.outcome <> 'skipped'), 0)
+        from (
+            select u.stage_name, u.outcome, round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6) as us,
+                case u.outcome when 'completed' then width_bucket(round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6)::bigint, v_bounds)
+                    else -1 end as bucket
+            from usual u
+            where u.outcome <> 'progress'
+        ) c
+        group by c.stage_name, c.bucket
     ),
     renewed as (
         update krai_core.stage_runs r
@@ -204,6 +222,7 @@ begin
     for v_place in select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1 loop
         v_answers[v_place] := krai_core._finish_one(p_outcomes -> (v_place - 1));
     end loop;
+    perform krai_core._fold_if_due();
     return to_jsonb(v_answers);
 end;
 $$;

@@ -33,6 +33,7 @@ begin
     -- A retry that was to come by itself comes now.
     delete from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
+    perform krai_core._count_transition(p_stage_name, v_stage_status -> p_stage_name, krai_core._pending_stage());
     perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, krai_core._pending_stage()), array[p_stage_name]);
     return true;
 end;
@@ -79,6 +80,7 @@ begin
             where r.document_id = p_document_id and r.stage_name = v_name and r.status = 'running';
         end if;
         perform krai_core._keep_last_run(p_document_id, v_name, v_stage_status -> v_name, left(p_actor, 200), true);
+        perform krai_core._count_transition(v_name, v_stage_status -> v_name, krai_core._pending_stage());
         v_stage_status := v_stage_status || jsonb_build_object(v_name, krai_core._pending_stage());
         v_changed := v_changed || v_name;
     end loop;
@@ -153,6 +155,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_name text;
     v_stage jsonb;
+    v_skipped jsonb;
     v_run krai_core.stage_runs;
     v_changed text[] := array[]::text[];
 begin
@@ -164,15 +167,16 @@ begin
             perform krai_core._keep_last_run(p_document_id, v_name, v_stage);
             delete from krai_core.stage_runs r
             where r.document_id = p_document_id and r.stage_name = v_name and r.status = 'ready';
-            insert into krai_core.stage_runs (document_id, stage_name, status, finished_at, error, actor)
-            values (p_document_id, v_name, 'cancelled', v_now, left(v_reason, 65536), left(p_actor, 200));
+            insert into krai_core.stage_runs (document_id, stage_name, status, finished_at, is_current, error, actor)
+            values (p_document_id, v_name, 'cancelled', v_now, true, left(v_reason, 65536), left(p_actor, 200));
         else
             update krai_core.stage_runs r
-            set status = 'cancelled', finished_at = v_now, error = left(v_reason, 65536), actor = left(p_actor, 200)
+            set status = 'cancelled', finished_at = v_now, is_current = true, error = left(v_reason, 65536), actor = left(p_actor, 200)
             where r.id = v_run.id;
         end if;
-        v_stage_status := v_stage_status || jsonb_build_object(v_name,
-            krai_core._closed_stage(v_stage, 'skipped', null, krai_core._skip_metadata(v_reason), v_run.started_at, v_now));
+        v_skipped := krai_core._closed_stage(v_stage, 'skipped', null, krai_core._skip_metadata(v_reason), v_run.started_at, v_now);
+        perform krai_core._count_transition(v_name, v_stage, v_skipped);
+        v_stage_status := v_stage_status || jsonb_build_object(v_name, v_skipped);
         v_changed := v_changed || v_name;
     end loop;
     if v_changed <> '{}' then

@@ -4,10 +4,11 @@
 --   documents_100_repair_insert   before insert, row: odd values are repaired; a row that an earlier tracker calls completed
 --       starts as completed in every stage
 --   zzy_documents_repair_update   before update, row, after triggers of yours: odd values are repaired; stages that a worker
---       holds keep their value against a direct edit, with a WARNING; that there was an edit is noted (edited_documents)
+--       holds keep their value against a direct edit, with a WARNING
+--   documents_150_note           after update, row: that there was a direct edit, and of what, is noted (edited_documents)
 --   documents_200_inserted       after insert: opens the ready runs
---   documents_200_edited         after update: the runs follow a direct edit, in both directions; so do processing_status and
---       processing_stage, where the table has them as text
+--   documents_200_edited         after update: the runs follow a direct edit, in both directions; so do the figures, and
+--       processing_status and processing_stage, where the table has them as text
 --   documents_400_delete_runs, documents_400_truncate_runs     after delete, truncate: the runs go with their documents
 --   zzz_documents_keep_rest      before, row, last by its name: while the migration repairs stage_status, no other column
 --       changes, whatever triggers of yours (updated_at = now()) wrote into the row
@@ -58,15 +59,24 @@ begin
         raise warning 'stage % of document % is being worked on: the direct edit of it was left out', v_run.stage_name, new.id
             using hint = 'Use krai_core.reset_stage with p_force => true to take it away from its worker.';
     end loop;
-    if new.stage_status is distinct from old.stage_status then
-        insert into krai_core.edited_documents (transaction_id, depth, document_id, status_changed)
-        values (pg_current_xact_id(), pg_trigger_depth(), new.id,
-                jsonb_path_query_array(new.stage_status, '$.*.status') is distinct from jsonb_path_query_array(old.stage_status, '$.*.status'));
-    end if;
     return new;
 end;
 $$;
 comment on function krai_core._tg_documents_repair() is 'Repairs stage_status as it is written, and keeps the stages that a worker holds.';
+
+create or replace function krai_core._tg_documents_note() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+begin
+    insert into krai_core.edited_documents (transaction_id, depth, document_id, status_changed, old_status, new_status)
+    values (pg_current_xact_id(), pg_trigger_depth(), new.id,
+            jsonb_path_query_array(new.stage_status, '$.*.status') is distinct from jsonb_path_query_array(old.stage_status, '$.*.status'),
+            old.stage_status, new.stage_status);
+    return null;
+end;
+$$;
+comment on function krai_core._tg_documents_note() is 'Notes what a direct edit changes, for the end of its statement.';
 
 create or replace function krai_core._completed_before(p_stage_status jsonb) returns jsonb
 language sql stable
@@ -90,6 +100,7 @@ declare
     v_ids uuid[];
     v_changed uuid[];
 begin
+    perform krai_core._count_edits();
     with mine as (
         delete from krai_core.edited_documents e
         where e.transaction_id = pg_current_xact_id() and e.depth = pg_trigger_depth()
@@ -154,25 +165,37 @@ declare
     v_default jsonb := krai_core._default_stage_status();
     v_now timestamptz := clock_timestamp();
     v_others uuid[];
+    v_count bigint := (select count(*) from after_rows);
 begin
+    if v_count = 0 then
+        return null;
+    end if;
+    insert into krai_core.stage_deltas (stage_name, documents, arrived) values ('', v_count, v_count);
     -- Nearly all begin with nothing done: what is ready of those is the same for each, and they have no history. Compared
     -- byte by byte, which is many times faster than value by value; what only looks different takes the other way.
-    insert into krai_core.stage_runs (document_id, stage_name, status, available_at)
-    select a.id, first.name, 'ready', v_now
-    from after_rows a
-    cross join (
-        select s.name from krai_core.stages s where s.enabled and s.waits_for = '{}'
-    ) first
-    where row(a.stage_status)::record operator(pg_catalog.*=) row(v_default)::record;
+    with opened as (
+        insert into krai_core.stage_runs (document_id, stage_name, status, available_at)
+        select a.id, first.name, 'ready', v_now
+        from after_rows a
+        cross join (
+            select s.name from krai_core.stages s where s.enabled and s.waits_for = '{}'
+        ) first
+        where row(a.stage_status)::record operator(pg_catalog.*=) row(v_default)::record
+        returning stage_name
+    )
+    insert into krai_core.stage_deltas (stage_name, arrived) select o.stage_name, count(*) from opened o group by o.stage_name;
     v_others := array(select a.id from after_rows a where row(a.stage_status)::record operator(pg_catalog.*<>) row(v_default)::record order by a.id);
     if v_others <> '{}' then
+        execute format('insert into krai_core.stage_deltas (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us)
+            select c.stage_name, c.bucket, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us from (%s) c',
+            krai_core._sql_counted('select ''{}''::jsonb as old, a.stage_status as new from after_rows a'));
         perform krai_core._adopt_runs(v_others);
         perform krai_core._derive_ready_runs(v_others);
     end if;
     return null;
 end;
 $$;
-comment on function krai_core._tg_documents_inserted() is 'Opens the ready runs of new documents.';
+comment on function krai_core._tg_documents_inserted() is 'Opens the ready runs of new documents, and counts them.';
 
 -- Made anew by each run of the migration, because it names the columns that the table has.
 do $make$
@@ -231,14 +254,22 @@ as $$
 begin
     if tg_op = 'TRUNCATE' then
         truncate krai_core.stage_runs, krai_core.document_priorities;
-    else
+        -- All that there is, taken away: a fold at the same time changes no sum.
+        insert into krai_core.stage_deltas (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
+        select k.stage_name, k.bucket, - k.documents, - k.processing, - k.completed, - k.failed, - k.skipped, - k.timed, - k.duration_us
+        from krai_core._stage_sums k;
+    elsif exists (select from before_rows) then
+        execute format('insert into krai_core.stage_deltas (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
+            select c.stage_name, c.bucket, 0, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us from (%s) c
+            union all select '''', -1, - count(*), 0, 0, 0, 0, 0, 0 from before_rows',
+            krai_core._sql_counted('select b.stage_status as old, ''{}''::jsonb as new from before_rows b'));
         delete from krai_core.stage_runs r using before_rows b where r.document_id = b.id;
         delete from krai_core.document_priorities p using before_rows b where p.document_id = b.id;
     end if;
     return null;
 end;
 $$;
-comment on function krai_core._tg_documents_delete_runs() is 'Deletes the runs of deleted documents.';
+comment on function krai_core._tg_documents_delete_runs() is 'Deletes the runs of deleted documents, and takes them out of the figures.';
 
 create or replace function krai_core._tg_documents_keep_rest() returns trigger
 language plpgsql security definer
@@ -252,7 +283,7 @@ $$;
 comment on function krai_core._tg_documents_keep_rest() is 'Takes back what other triggers changed in a row whose stage_status the migration repairs.';
 
 revoke execute on function
-    krai_core._tg_documents_keep_rest(), krai_core._tg_documents_repair(), krai_core._tg_documents_inserted(), krai_core._tg_documents_edited(),
+    krai_core._tg_documents_keep_rest(), krai_core._tg_documents_repair(), krai_core._tg_documents_note(), krai_core._tg_documents_inserted(), krai_core._tg_documents_edited(),
     krai_core._follow_edit(uuid[]), krai_core._tg_documents_delete_runs(), krai_core._completed_before(jsonb)
     from public, anon, authenticated, service_role;
 
@@ -288,6 +319,10 @@ create or replace trigger zzy_documents_repair_update
     before update on krai_core.documents for each row
     when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
     execute function krai_core._tg_documents_repair();
+create or replace trigger documents_150_note
+    after update on krai_core.documents for each row
+    when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
+    execute function krai_core._tg_documents_note();
 create or replace trigger zzz_documents_keep_rest
     before update on krai_core.documents for each row
     when (current_setting('krai_core.writer', true) = 'migration')

@@ -60,4 +60,10 @@ begin
     raise notice '% documents looked at for ready runs', v_total;
 end $$;
 
+-- What was there before is counted; the triggers count all that changes since they are there.
+do $$
+begin
+    perform krai_core.rebuild_statistics();
+end $$;
+
 reset statement_timeout;
