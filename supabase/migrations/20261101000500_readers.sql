@@ -2,9 +2,9 @@
 --
 --   vw_document_stages     one row per document and enabled stage, with its state; the other answers are made from it
 --   vw_documents_by_stage  one row per document: current stage, progress, one JSON column per stage
---   vw_stage_statistics    one row per stage: counts by state and the average duration
 --   get_document_progress, get_current_stage, can_start_stage     one question about one document
---   get_document_status, get_stage_statistics                     the two payloads of the HTTP API, as jsonb
+--   get_document_status                                           the payload of the HTTP API, as jsonb
+-- Statistics follow in the next file.
 --
 -- Rules
 --   * Finished = completed or skipped. A disabled stage is satisfied and in no total.
@@ -12,7 +12,6 @@
 --     processing.
 --   * Odd rows (null, {}, arrays, plain strings, foreign values) are read like _repaired would repair them, and break nothing.
 --   * Views run with the rights of the caller (security_invoker): whoever may select documents sees their stages.
---     Statistics are for service_role; others get 42501, not zeros and not the sums of other tenants.
 -- Nothing here locks or writes; the functions are stable, so that GET /rest/v1/rpc/<name> serves them.
 
 begin;
@@ -131,36 +130,6 @@ begin
     end loop;
 end $$;
 
-create or replace view krai_core.vw_stage_statistics with (security_invoker = true) as
-select
-    s.name as stage_name,
-    count(ds.document_id) filter (where ds.status = 'pending') as pending_count,
-    count(ds.document_id) filter (where ds.status = 'processing') as processing_count,
-    count(ds.document_id) filter (where ds.status = 'completed') as completed_count,
-    count(ds.document_id) filter (where ds.status = 'failed') as failed_count,
-    count(ds.document_id) filter (where ds.status = 'skipped') as skipped_count,
-    avg(ds.seconds) filter (where ds.status = 'completed') as avg_duration_seconds,
-    avg(ds.seconds) filter (where ds.status = 'completed') as duration_seconds
-from krai_core.stages s
-left join (
-    select vw.document_id, vw.stage_name, vw.status,
-        case when jsonb_typeof(vw.stage -> 'duration_seconds') = 'number' and vw.stage -> 'duration_seconds' >= '0'
-            then (vw.stage ->> 'duration_seconds')::numeric end as seconds
-    from krai_core.vw_document_stages vw
-) ds on ds.stage_name = s.name
-where s.enabled
-group by s.name, s.position
-order by s.position;
-comment on view krai_core.vw_stage_statistics is 'One row per enabled stage in pipeline order, also without documents. For service_role.';
-comment on column krai_core.vw_stage_statistics.stage_name is 'Name of the stage.';
-comment on column krai_core.vw_stage_statistics.pending_count is 'Documents waiting.';
-comment on column krai_core.vw_stage_statistics.processing_count is 'Documents currently processing.';
-comment on column krai_core.vw_stage_statistics.completed_count is 'Documents completed.';
-comment on column krai_core.vw_stage_statistics.failed_count is 'Documents failed.';
-comment on column krai_core.vw_stage_statistics.skipped_count is 'Documents skipped.';
-comment on column krai_core.vw_stage_statistics.avg_duration_seconds is 'Average duration of the completed ones in seconds; those without a duration are not counted; null where there is none.';
-comment on column krai_core.vw_stage_statistics.duration_seconds is 'The same average under a shorter name.';
-
 create or replace function krai_core.get_document_progress(p_document_id uuid) returns numeric
 language plpgsql stable
 set search_path = ''
@@ -266,36 +235,15 @@ comment on function krai_core.get_document_status(uuid) is
 'Everything about one document as one JSON object: {document_id, status, current_stage, progress, started_at, completed_at, error, stage_status}.
 status: pending, processing, completed or failed, from the stages. progress: percent, 0 to 100. started_at: earliest start of a stage or null. completed_at: latest end once every stage is finished, else null. error: that of the first failed stage in pipeline order, or null. Times: ISO 8601, UTC. Raises PT404 unknown_document.';
 
-create or replace function krai_core.get_stage_statistics() returns jsonb
-language sql stable
-set search_path = ''
-as $$
-    select jsonb_build_object(
-        'timestamp', krai_core._iso(clock_timestamp()),
-        'stages', coalesce(jsonb_object_agg(v.stage_name, jsonb_build_object(
-            'pending', v.pending_count,
-            'processing', v.processing_count,
-            'completed', v.completed_count,
-            'failed', v.failed_count,
-            'skipped', v.skipped_count,
-            'avg_duration', trim_scale(round(v.avg_duration_seconds, 6)))), '{}'))
-    from krai_core.vw_stage_statistics v
-$$;
-comment on function krai_core.get_stage_statistics() is
-'Counts per stage as one JSON object: {timestamp, stages: {"<stage>": {pending, processing, completed, failed, skipped, avg_duration}}}.
-avg_duration: seconds, null where nothing was timed. timestamp: ISO 8601, UTC. For service_role: others get 42501.';
-
-revoke all on krai_core.vw_document_stages, krai_core.vw_documents_by_stage, krai_core.vw_stage_statistics from public, anon, authenticated;
+revoke all on krai_core.vw_document_stages, krai_core.vw_documents_by_stage from public, anon, authenticated;
 grant select on krai_core.vw_document_stages, krai_core.vw_documents_by_stage to authenticated, service_role;
-grant select on krai_core.vw_stage_statistics to service_role;
 revoke execute on function
     krai_core.get_document_progress(uuid), krai_core.get_current_stage(uuid), krai_core.can_start_stage(uuid, text),
-    krai_core.get_document_status(uuid), krai_core.get_stage_statistics()
+    krai_core.get_document_status(uuid)
     from public, anon, authenticated;
 grant execute on function
     krai_core.get_document_progress(uuid), krai_core.get_current_stage(uuid), krai_core.can_start_stage(uuid, text),
     krai_core.get_document_status(uuid)
     to authenticated, service_role;
-grant execute on function krai_core.get_stage_statistics() to service_role;
 
 commit;

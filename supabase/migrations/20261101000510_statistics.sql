@@ -1,0 +1,286 @@
+-- Per-stage document tracking: the statistics of the stages.
+--
+--   vw_stage_statistics, get_stage_statistics     one row per stage: counts, durations, waits, throughput; the same as JSON
+--   vw_stage_flow                                 what came, began and ended, hour by hour
+--   _histograms, _quantile_us, _remaining_us      durations by their buckets, for these and for the estimates
+--   _flow_since, _oldest_ready
+--
+-- Rules
+--   * Nothing here reads documents: every figure is a sum that the writers keep (stage_counters, stage_flow, stage_deltas), or
+--     the end of an index. The costs do not grow with the number of documents.
+--   * Pending = documents minus all other states. A disabled stage is not shown.
+--   * Quantiles are interpolated within a bucket of 19 % width.
+--   * For service_role: others get 42501, not zeros and not the sums of other tenants.
+-- Nothing here locks or writes.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+
+create or replace function krai_core._histograms()
+returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return query
+    select x.stage_name, max(x.upto), array_agg(x.bucket order by x.bucket), array_agg(x.upto order by x.bucket)
+    from (
+        select k.stage_name, k.bucket::integer as bucket,
+            (sum(k.timed) over (partition by k.stage_name order by k.bucket))::double precision as upto
+        from krai_core._stage_sums k
+        where k.bucket >= 0 and k.timed > 0
+    ) x
+    group by x.stage_name;
+end;
+$$;
+comment on function krai_core._histograms() is
+'The durations of each stage by their buckets: how many there are, the buckets that hold any, and how many there are up to the end of each.';
+
+create or replace function krai_core._quantile_us(p_buckets integer[], p_upto double precision[], p_rank double precision) returns double precision
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+declare
+    v_bounds bigint[] := krai_core._bucket_bounds();
+    v_place integer := least(width_bucket(p_rank, p_upto) + 1, cardinality(p_upto));
+    v_before double precision := case v_place when 1 then 0 else p_upto[v_place - 1] end;
+    v_share double precision := least(greatest((p_rank - v_before) / (p_upto[v_place] - v_before), 0), 1);
+    v_bucket integer := p_buckets[v_place];
+begin
+    return case
+        when v_bucket = 0 then v_bounds[1] * v_share
+        when v_bucket >= cardinality(v_bounds) then v_bounds[v_bucket]
+        else v_bounds[v_bucket] * (v_bounds[v_bucket + 1]::double precision / v_bounds[v_bucket]) ^ v_share end;
+end;
+$$;
+comment on function krai_core._quantile_us(integer[], double precision[], double precision) is
+'The duration in microseconds below which so many (p_rank) of a histogram lie.';
+
+create or replace function krai_core._remaining_us(p_buckets integer[], p_upto double precision[], p_elapsed_us double precision, out o_p50 double precision, out o_p90 double precision)
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+declare
+    v_bounds bigint[] := krai_core._bucket_bounds();
+    v_total double precision := p_upto[cardinality(p_upto)];
+    v_bucket integer := width_bucket(p_elapsed_us::bigint, v_bounds);
+    v_place integer := width_bucket(v_bucket, p_buckets);
+    v_before double precision := case when v_place < 2 then 0 else p_upto[v_place - 1] end;
+    v_passed double precision;
+begin
+    -- How many were shorter than what has passed already: those below its bucket, and a share of those in it.
+    v_passed := case
+        when v_place = 0 then 0
+        when p_buckets[v_place] < v_bucket then p_upto[v_place]
+        when v_bucket = 0 then v_before + (p_upto[v_place] - v_before) * p_elapsed_us / v_bounds[1]
+        when v_bucket >= cardinality(v_bounds) then v_before
+        else v_before + (p_upto[v_place] - v_before)
+            * ln(p_elapsed_us / v_bounds[v_bucket]) / ln(v_bounds[v_bucket + 1]::double precision / v_bounds[v_bucket]) end;
+    if v_total - v_passed > 0.5 or p_elapsed_us <= 0 then
+        o_p50 := greatest(krai_core._quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.5) - p_elapsed_us, 0);
+        o_p90 := greatest(krai_core._quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.9) - p_elapsed_us, 0);
+    end if;
+end;
+$$;
+comment on function krai_core._remaining_us(integer[], double precision[], double precision) is
+'What is left of a run that has lasted p_elapsed_us, from those that lasted longer: median and 90 % quantile in microseconds; null when none did.';
+
+create or replace function krai_core._flow_since(p_since timestamptz)
+returns table (stage_name text, arrived numeric, started numeric, retried numeric, completed numeric, failed numeric, skipped numeric,
+               waited numeric, wait_us numeric, work_us numeric)
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+begin
+    return query
+    select x.stage_name, sum(x.arrived), sum(x.started), sum(x.retried), sum(x.completed), sum(x.failed), sum(x.skipped),
+        sum(x.waited), sum(x.wait_us), sum(x.work_us)
+    from (
+        select f.stage_name, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
+        from (select s.name from krai_core.stages s union all select '') known
+        -- Stage by stage: each is a range of the key, however many years there are.
+        cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= p_since offset 0) f
+        union all
+        select d.stage_name, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped, d.waited, d.wait_us, d.work_us
+        from krai_core.stage_deltas d
+        where d.hour >= p_since
+    ) x
+    group by x.stage_name;
+end;
+$$;
+comment on function krai_core._flow_since(timestamptz) is
+'What came, began and ended in the hours from p_since on, per stage; the empty name: documents that were inserted.';
+
+create or replace function krai_core._oldest_ready(p_stage_name text) returns timestamptz
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_level bigint := 2147483648;
+    v_first timestamptz;
+    v_oldest timestamptz;
+begin
+    -- The first of each level of priority; beyond a hundred levels it is the oldest of those.
+    for i in 1..100 loop
+        select r.priority, r.available_at into v_level, v_first from krai_core.stage_runs r
+        where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_level
+        order by r.priority desc, r.available_at, r.id limit 1;
+        exit when not found;
+        v_oldest := least(v_oldest, v_first);
+    end loop;
+    return case when v_oldest <= clock_timestamp() then v_oldest end;
+end;
+$$;
+comment on function krai_core._oldest_ready(text) is 'Since when the longest waiting run of a stage is due; null when none is.';
+
+create or replace function krai_core._stage_statistics()
+returns table (stage_name text, pending_count bigint, processing_count bigint, completed_count bigint, failed_count bigint, skipped_count bigint,
+               avg_duration_seconds numeric, timed_count bigint, p50_duration_seconds numeric, p95_duration_seconds numeric,
+               p99_duration_seconds numeric, avg_wait_seconds numeric, throughput_per_hour numeric, oldest_waiting_at timestamptz, workers_busy bigint)
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_recent timestamptz := date_trunc('hour', clock_timestamp(), 'UTC') - interval '1 hour';
+begin
+    return query
+    with sums as materialized (
+        select k.stage_name, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed) as completed, sum(k.failed) as failed,
+            sum(k.skipped) as skipped, sum(k.timed) as timed, sum(k.duration_us) as duration_us
+        from krai_core._stage_sums k group by k.stage_name
+    ),
+    busy as materialized (
+        select r.stage_name, count(distinct coalesce(r.worker, r.id::text)) as workers
+        from krai_core.stage_runs r
+        where r.status = 'running' and r.lease_expires_at > v_now
+        group by r.stage_name
+    )
+    select s.name,
+        (coalesce(whole.documents, 0) - coalesce(k.processing + k.completed + k.failed + k.skipped, 0))::bigint,
+        coalesce(k.processing, 0)::bigint, coalesce(k.completed, 0)::bigint, coalesce(k.failed, 0)::bigint, coalesce(k.skipped, 0)::bigint,
+        k.duration_us / nullif(k.timed, 0) / 1000000, coalesce(k.timed, 0)::bigint,
+        round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5) / 1e6)::numeric, 6),
+        round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) / 1e6)::numeric, 6),
+        round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.99) / 1e6)::numeric, 6),
+        round(day.wait_us / nullif(day.waited, 0) / 1000000, 6),
+        round(coalesce(recent.completed, 0) * 3600 / extract(epoch from v_now - v_recent), 3),
+        krai_core._oldest_ready(s.name), coalesce(b.workers, 0)
+    from krai_core.stages s
+    left join sums whole on whole.stage_name = ''
+    left join sums k on k.stage_name = s.name
+    left join krai_core._histograms() h on h.stage_name = s.name
+    left join krai_core._flow_since(v_recent - interval '23 hours') day on day.stage_name = s.name
+    left join krai_core._flow_since(v_recent) recent on recent.stage_name = s.name
+    left join busy b on b.stage_name = s.name
+    where s.enabled
+    order by s.position;
+end;
+$$;
+comment on function krai_core._stage_statistics() is 'The rows of vw_stage_statistics. A function, because its plan then lives as long as the session.';
+
+create or replace view krai_core.vw_stage_statistics with (security_invoker = true) as
+select
+    v.stage_name, v.pending_count, v.processing_count, v.completed_count, v.failed_count, v.skipped_count, v.avg_duration_seconds,
+    v.avg_duration_seconds as duration_seconds, v.timed_count, v.p50_duration_seconds, v.p95_duration_seconds, v.p99_duration_seconds,
+    v.avg_wait_seconds, v.throughput_per_hour, v.oldest_waiting_at,
+    round(extract(epoch from clock_timestamp() - v.oldest_waiting_at), 6) as oldest_waiting_seconds, v.workers_busy
+from krai_core._stage_statistics() v;
+comment on view krai_core.vw_stage_statistics is 'One row per enabled stage in pipeline order, also without documents. For service_role.';
+comment on column krai_core.vw_stage_statistics.stage_name is 'Name of the stage.';
+comment on column krai_core.vw_stage_statistics.pending_count is 'Documents waiting.';
+comment on column krai_core.vw_stage_statistics.processing_count is 'Documents currently processing.';
+comment on column krai_core.vw_stage_statistics.completed_count is 'Documents completed.';
+comment on column krai_core.vw_stage_statistics.failed_count is 'Documents failed.';
+comment on column krai_core.vw_stage_statistics.skipped_count is 'Documents skipped.';
+comment on column krai_core.vw_stage_statistics.avg_duration_seconds is 'Average duration of the completed ones in seconds; those without a duration are not counted; null where there is none.';
+comment on column krai_core.vw_stage_statistics.duration_seconds is 'The same average under a shorter name.';
+comment on column krai_core.vw_stage_statistics.timed_count is 'Completed ones that have a duration.';
+comment on column krai_core.vw_stage_statistics.p50_duration_seconds is 'Median of their durations in seconds, within 19 %; null where there is none.';
+comment on column krai_core.vw_stage_statistics.p95_duration_seconds is 'Duration that 95 % of them do not exceed, in seconds, within 19 %.';
+comment on column krai_core.vw_stage_statistics.p99_duration_seconds is 'Duration that 99 % of them do not exceed, in seconds, within 19 %.';
+comment on column krai_core.vw_stage_statistics.avg_wait_seconds is 'For how long runs that began in the last 24 hours had been ready, on average, in seconds; null where none began.';
+comment on column krai_core.vw_stage_statistics.throughput_per_hour is 'Completed per hour, in this hour and the one before.';
+comment on column krai_core.vw_stage_statistics.oldest_waiting_at is 'Since when the longest waiting run is ready; null where none is. UTC, database clock.';
+comment on column krai_core.vw_stage_statistics.oldest_waiting_seconds is 'For how long that is, in seconds.';
+comment on column krai_core.vw_stage_statistics.workers_busy is 'Workers that hold a run with a live lease; those without a name are counted by their runs.';
+
+create or replace function krai_core.get_stage_statistics() returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'timestamp', krai_core._iso(clock_timestamp()),
+        'stages', coalesce((select jsonb_object_agg(v.stage_name, jsonb_build_object(
+            'pending', v.pending_count, 'processing', v.processing_count, 'completed', v.completed_count, 'failed', v.failed_count,
+            'skipped', v.skipped_count, 'avg_duration', trim_scale(round(v.avg_duration_seconds, 6)), 'timed', v.timed_count,
+            'p50_duration', trim_scale(v.p50_duration_seconds), 'p95_duration', trim_scale(v.p95_duration_seconds),
+            'p99_duration', trim_scale(v.p99_duration_seconds), 'avg_wait', trim_scale(v.avg_wait_seconds),
+            'throughput_per_hour', trim_scale(v.throughput_per_hour), 'oldest_waiting_at', krai_core._iso(v.oldest_waiting_at),
+            'oldest_waiting', trim_scale(v.oldest_waiting_seconds), 'workers_busy', v.workers_busy))
+            from krai_core.vw_stage_statistics v), '{}'));
+end;
+$$;
+comment on function krai_core.get_stage_statistics() is
+'Statistics per stage as one JSON object: {timestamp, stages: {"<stage>": {pending, processing, completed, failed, skipped, avg_duration, timed, p50_duration, p95_duration, p99_duration, avg_wait, throughput_per_hour, oldest_waiting_at, oldest_waiting, workers_busy}}}.
+Counts of documents; durations and waits in seconds, null where nothing was timed; each as the column of vw_stage_statistics tells. Times: ISO 8601, UTC. For service_role: others get 42501.';
+
+create or replace view krai_core.vw_stage_flow with (security_invoker = true) as
+select
+    x.stage_name, x.hour, sum(x.arrived)::bigint as arrived, sum(x.started)::bigint as started, sum(x.retried)::bigint as retried,
+    sum(x.completed)::bigint as completed, sum(x.failed)::bigint as failed, sum(x.skipped)::bigint as skipped,
+    round(sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000, 6) as avg_wait_seconds,
+    round(sum(x.work_us) / nullif(sum(x.completed) + sum(x.failed), 0) / 1000000, 6) as avg_work_seconds
+from (
+    select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
+    from krai_core.stage_flow f
+    union all
+    select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped, d.waited, d.wait_us, d.work_us
+    from krai_core.stage_deltas d
+    where d.arrived + d.started + d.runs_completed + d.runs_failed + d.runs_skipped > 0
+) x
+group by x.stage_name, x.hour;
+comment on view krai_core.vw_stage_flow is 'What came, began and ended in each hour, per stage; kept when runs are pruned. Ask for a stage and a range of hours. For service_role.';
+comment on column krai_core.vw_stage_flow.stage_name is 'Name of the stage; empty: the documents as a whole, of which only arrived tells.';
+comment on column krai_core.vw_stage_flow.hour is 'Begin of the hour; UTC, database clock.';
+comment on column krai_core.vw_stage_flow.arrived is 'Runs that became ready, without retries and what was given back; without a stage: documents that were inserted.';
+comment on column krai_core.vw_stage_flow.started is 'Runs that began.';
+comment on column krai_core.vw_stage_flow.retried is 'Those of them that were no first attempt.';
+comment on column krai_core.vw_stage_flow.completed is 'Stages that were completed.';
+comment on column krai_core.vw_stage_flow.failed is 'Stages that failed, retries to come included.';
+comment on column krai_core.vw_stage_flow.skipped is 'Stages that were skipped.';
+comment on column krai_core.vw_stage_flow.avg_wait_seconds is 'For how long the runs that began had been ready, on average, in seconds; null where none had.';
+comment on column krai_core.vw_stage_flow.avg_work_seconds is 'For how long the completed and the failed were worked on, on average, in seconds; null where there are none.';
+
+revoke all on krai_core.vw_stage_statistics, krai_core.vw_stage_flow from public, anon, authenticated;
+grant select on krai_core.vw_stage_statistics, krai_core.vw_stage_flow to service_role;
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_histograms', '_quantile_us', '_remaining_us', '_flow_since', '_oldest_ready', '_stage_statistics', 'get_stage_statistics'])
+    loop
+        execute format('revoke execute on function %s from public, anon, authenticated', v_function);
+        execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+end $$;
+
+commit;
