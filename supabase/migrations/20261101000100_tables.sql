@@ -215,7 +215,7 @@ create table if not exists krai_core.stage_runs (
     constraint stage_runs_ready_is_due_at_a_time check (status <> 'ready' or available_at is not null),
     constraint stage_runs_attempt_is_positive check (attempt > 0)
     -- Room on each page for the heartbeats, which then need no new index entries.
-) with (fillfactor = 85);
+) with (fillfactor = 90);
 
 create unique index if not exists stage_runs_one_open_run
     on krai_core.stage_runs (document_id, stage_name) where status in ('ready', 'running');
@@ -233,11 +233,11 @@ create index if not exists stage_runs_claim
     on krai_core.stage_runs (claim_id) where claim_id is not null;
 -- Which documents have come through a stage, newest first; likewise those that it was skipped for, and those that failed.
 create index if not exists stage_runs_completed
-    on krai_core.stage_runs (stage_name, finished_at, id) where is_current and status = 'completed';
+    on krai_core.stage_runs (stage_name, finished_at) where is_current and status = 'completed';
 create index if not exists stage_runs_skipped
-    on krai_core.stage_runs (stage_name, finished_at, id) where is_current and status in ('skipped', 'cancelled');
+    on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('skipped', 'cancelled');
 create index if not exists stage_runs_failed
-    on krai_core.stage_runs (stage_name, finished_at, id) where is_current and status in ('failed', 'lost');
+    on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('failed', 'lost');
 -- The newest failures by their kind, without a look at the rows.
 create index if not exists stage_runs_failures
     on krai_core.stage_runs (finished_at) include (stage_name, error_fingerprint, attempt, id) where is_current and status in ('failed', 'lost');
@@ -328,8 +328,8 @@ comment on column krai_core.stage_runs.priority is 'Higher is handed out first.'
 comment on column krai_core.stage_runs.available_at is 'From when a ready run may be handed out; UTC, database clock.';
 comment on column krai_core.stage_runs.claim_id is 'The credential of the holder: a uuid made by the client. Null: started without one.';
 comment on column krai_core.stage_runs.worker is 'Name that the worker gave itself.';
-comment on column krai_core.stage_runs.lease_seconds is 'Length of the lease in seconds; renewed by progress and heartbeat.';
-comment on column krai_core.stage_runs.lease_expires_at is 'When the run may be taken over by another; UTC, database clock.';
+comment on column krai_core.stage_runs.lease_seconds is 'Length of the lease in seconds; renewed by progress and heartbeat. Null again once its holder has closed the run.';
+comment on column krai_core.stage_runs.lease_expires_at is 'When the run may be taken over by another; null again once its holder has closed the run. UTC, database clock.';
 comment on column krai_core.stage_runs.heartbeat_at is 'Last renewal of the lease; UTC, database clock.';
 comment on column krai_core.stage_runs.started_at is 'When the run began; null: the work was done outside and only reported. UTC, database clock.';
 comment on column krai_core.stage_runs.finished_at is 'When the run was closed; null while open. UTC, database clock.';

@@ -138,7 +138,8 @@ begin
     end loop;
 end $$;
 revoke all on sequence krai_core.stage_deltas_id_seq from public, anon, authenticated;
-grant select, insert, delete on krai_core.stage_deltas to service_role;
+-- To update, for locking them.
+grant select, insert, update, delete on krai_core.stage_deltas to service_role;
 grant select on sequence krai_core.stage_deltas_id_seq to service_role;
 grant select, insert, update on krai_core.stage_counters, krai_core.stage_flow, krai_core.stage_fold to service_role;
 

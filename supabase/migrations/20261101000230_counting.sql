@@ -103,6 +103,7 @@ end $$;
 create or replace function krai_core._fold() returns integer
 language plpgsql volatile
 set search_path = ''
+set lock_timeout = '1ms'
 as $$
 declare
     v_folded integer;
@@ -142,6 +143,9 @@ begin
     )
     select count(*) into v_folded from gone;
     return v_folded;
+exception when lock_not_available then
+    -- Somebody holds rows of the sums by hand.
+    return 0;
 end;
 $$;
 comment on function krai_core._fold() is
@@ -200,6 +204,28 @@ end;
 $$;
 comment on function krai_core._count_transition(text, jsonb, jsonb, timestamptz, integer) is
 'Counts that a stage of a document changed from one stored value to another; nothing where its state stays. p_ready_at: of a start: since when the run was ready, null if it was not. p_attempt: number of the attempt that starts.';
+
+create or replace function krai_core._count_outcomes(p_stages text[], p_outcomes text[], p_us bigint[]) returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_bounds bigint[] := krai_core._bucket_bounds();
+begin
+    insert into krai_core.stage_deltas
+        (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us, runs_completed, runs_failed, runs_skipped, work_us)
+    select c.stage_name, c.bucket, - count(*), sum(c.completed), sum(c.failed), sum(c.skipped), sum(c.completed), sum(c.us * c.completed),
+        sum(c.completed), sum(c.failed), sum(c.skipped), sum(c.us * (1 - c.skipped))
+    from (
+        select u.stage_name, u.us, (u.outcome = 'completed')::integer as completed, (u.outcome = 'failed')::integer as failed,
+            (u.outcome = 'skipped')::integer as skipped, case u.outcome when 'completed' then width_bucket(u.us, v_bounds) else -1 end as bucket
+        from unnest(p_stages, p_outcomes, p_us) as u (stage_name, outcome, us)
+    ) c
+    group by c.stage_name, c.bucket;
+end;
+$$;
+comment on function krai_core._count_outcomes(text[], text[], bigint[]) is
+'Counts running stages that were completed, failed or skipped, given by their stage, outcome and duration in microseconds.';
 
 -- As text, because it has to be of one piece with the rows that it counts: see _sql_stage_state.
 create or replace function krai_core._sql_counted(p_pairs text) returns text
@@ -312,7 +338,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_bucket_bounds', '_duration_bucket', '_duration_us', '_sql_duration_us', '_fold', '_fold_if_due', '_count_transition',
+            '_bucket_bounds', '_duration_bucket', '_duration_us', '_sql_duration_us', '_fold', '_fold_if_due', '_count_transition', '_count_outcomes',
             '_sql_counted', '_count_edits', 'rebuild_statistics'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);

@@ -4,6 +4,7 @@
 --   _keep_last_run    before a stage begins anew: what the column knows of the last run goes into the history
 --   _open_run         makes the one open run of a stage a running one
 --   _next_attempt, _retry_at     how attempts count, and when a failed one is tried again
+--   _shown_error, _kept_error    an error, as the column and the history hold it
 --   _folded_error, _error_fingerprint    what errors of one kind have in common
 --
 -- Rules
@@ -83,6 +84,29 @@ end;
 $$;
 comment on function krai_core._retry_at(text, integer, timestamptz) is
 'When a stage that failed in this attempt is tried again: after backoff_seconds doubled for each attempt, at most backoff_max_seconds, with jitter; null when no attempt is left.';
+
+create or replace function krai_core._shown_error(p_error text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case
+        when p_error !~ '\S' or p_error is null then 'failed without a message'
+        when length(p_error) > 4000 then left(p_error, 3980) || ' ... [cut at 4000]'
+        else p_error end;
+end;
+$$;
+comment on function krai_core._shown_error(text) is 'The error as the column holds it: never blank, at most 4000 characters.';
+
+create or replace function krai_core._kept_error(p_error text) returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case when p_error ~ '\S' then left(p_error, 65536) else 'failed without a message' end;
+end;
+$$;
+comment on function krai_core._kept_error(text) is 'The error as the history holds it: never blank, at most 65536 characters.';
 
 create or replace function krai_core._folded_error(p_error text) returns text
 language plpgsql immutable parallel safe
@@ -186,7 +210,8 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_held_run', '_next_attempt', '_retry_at', '_keep_last_run', '_open_run', '_folded_error', '_error_fingerprint'])
+            '_held_run', '_next_attempt', '_retry_at', '_keep_last_run', '_open_run', '_shown_error', '_kept_error', '_folded_error',
+            '_error_fingerprint'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

@@ -2,7 +2,7 @@
 --
 --   start_stage, update_stage_progress, complete_stage, fail_stage, skip_stage    what a processor calls
 --   _close_stage                                                                  what the last three share
---   _started_stage, _closed_stage, _shown_error, _kept_error, _skip_metadata      what a stage looks like then
+--   _started_stage, _closed_stage, _skip_metadata                                 what a stage looks like then
 -- Claims, bulk calls and what people call follow in the next files.
 --
 -- Which call does what in which state (the rule itself is in the functions; tests hold every cell of it):
@@ -104,29 +104,6 @@ end;
 $$;
 comment on function krai_core._closed_stage(jsonb, text, text, jsonb, timestamptz, timestamptz) is
 'A stage, in the shape of the seven keys, as a run ends: completed, failed or skipped.';
-
-create or replace function krai_core._shown_error(p_error text) returns text
-language plpgsql immutable parallel safe
-set search_path = ''
-as $$
-begin
-    return case
-        when p_error !~ '\S' or p_error is null then 'failed without a message'
-        when length(p_error) > 4000 then left(p_error, 3980) || ' ... [cut at 4000]'
-        else p_error end;
-end;
-$$;
-comment on function krai_core._shown_error(text) is 'The error as the column holds it: never blank, at most 4000 characters.';
-
-create or replace function krai_core._kept_error(p_error text) returns text
-language plpgsql immutable parallel safe
-set search_path = ''
-as $$
-begin
-    return case when p_error ~ '\S' then left(p_error, 65536) else 'failed without a message' end;
-end;
-$$;
-comment on function krai_core._kept_error(text) is 'The error as the history holds it: never blank, at most 65536 characters.';
 
 create or replace function krai_core._skip_metadata(p_reason text) returns jsonb
 language plpgsql immutable parallel safe
@@ -338,6 +315,7 @@ begin
     else
         update krai_core.stage_runs r
         set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, is_current = true, error = v_error,
+            lease_seconds = null, lease_expires_at = null,
             error_fingerprint = case when p_to = 'failed' then krai_core._error_fingerprint(v_error) end,
             retry_at = case when p_retry and p_to = 'failed' then krai_core._retry_at(p_stage_name, r.attempt, v_now) end
         where r.id = v_run.id

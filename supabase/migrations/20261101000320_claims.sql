@@ -73,7 +73,7 @@ declare
     v_level bigint := 2147483648;
     -- What a pending stage becomes, in each of them alike.
     v_started jsonb := krai_core._started_stage('{"status": "pending"}', v_now);
-    v_answer jsonb := '[]'::jsonb;
+    v_answer jsonb := '[]';
     v_level_answer jsonb;
     v_ids uuid[];
 begin
@@ -122,9 +122,7 @@ begin
         counted as (
             insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
             select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*), count(*) filter (where o.attempt > 1),
-                count(*), sum(round(extract(epoch from v_now - o.available_at) * 1e6))
-            from opened o
-            having count(*) > 0
+                count(*), sum(round(extract(epoch from v_now - o.available_at) * 1e6)) from opened o having count(*) > 0
         ),
         written as (
             update krai_core.documents d
@@ -145,7 +143,7 @@ begin
         from written w;
         perform set_config('krai_core.writer', '', true);
         if v_ids is not null then
-            perform krai_core._follow_legacy(v_ids);
+            perform krai_core._follow_legacy(v_ids, true);
         end if;
         v_answer := v_answer || v_level_answer;
     end loop;

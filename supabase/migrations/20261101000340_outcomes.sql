@@ -31,7 +31,9 @@ declare
     -- What _closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
     v_completed jsonb := krai_core._closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
-    v_bounds bigint[] := krai_core._bucket_bounds();
+    v_stages text[];
+    v_outcomes text[];
+    v_us bigint[];
     v_touched uuid[];
     v_closed uuid[];
     v_finished text[];
@@ -81,26 +83,11 @@ begin
     closed as (
         update krai_core.stage_runs r
         set status = u.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = u.retry_at,
+            lease_seconds = null, lease_expires_at = null,
             error = case when u.outcome = 'failed' then krai_core._kept_error(u.error) end,
             error_fingerprint = case when u.outcome = 'failed' then krai_core._error_fingerprint(krai_core._kept_error(u.error)) end
         from usual u
         where r.id = any (array[u.run_id]) and u.outcome <> 'progress'
-    ),
-    counted as (
-        insert into krai_core.stage_deltas (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us,
-            runs_completed, runs_failed, runs_skipped, work_us)
-        select c.stage_name, c.bucket, - count(*), count(*) filter (where c.outcome = 'completed'), count(*) filter (where c.outcome = 'failed'),
-            count(*) filter (where c.outcome = 'skipped'), count(*) filter (where c.bucket >= 0), coalesce(sum(c.us) filter (where c.bucket >= 0), 0),
-            count(*) filter (where c.outcome = 'completed'), count(*) filter (where c.outcome = 'failed'), count(*) filter (where c.outcome = 'skipped'),
-            coalesce(sum(c.us) filter (where c.outcome <> 'skipped'), 0)
-        from (
-            select u.stage_name, u.outcome, round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6) as us,
-                case u.outcome when 'completed' then width_bucket(round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6)::bigint, v_bounds)
-                    else -1 end as bucket
-            from usual u
-            where u.outcome <> 'progress'
-        ) c
-        group by c.stage_name, c.bucket
     ),
     renewed as (
         update krai_core.stage_runs r
@@ -113,10 +100,13 @@ begin
         array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null),
         array_agg(u.document_id) filter (where u.outcome <> 'progress'),
         array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')),
-        array_agg(distinct u.stage_name) filter (where u.retry_at is not null)
-    into o_done, o_retries, v_touched, v_closed, v_finished, v_failed
+        array_agg(distinct u.stage_name) filter (where u.retry_at is not null),
+        array_agg(u.stage_name) filter (where u.outcome <> 'progress') as stages, array_agg(u.outcome) filter (where u.outcome <> 'progress') as outcomes,
+        array_agg(round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6)::bigint) filter (where u.outcome <> 'progress') as us
+    into o_done, o_retries, v_touched, v_closed, v_finished, v_failed, v_stages, v_outcomes, v_us
     from usual u;
     perform set_config('krai_core.writer', '', true);
+    perform krai_core._count_outcomes(v_stages, v_outcomes, v_us) where v_stages is not null;
     perform krai_core._follow_legacy(v_closed) where v_closed is not null;
     perform krai_core._derive_ready_runs(v_touched, array(select s.name from krai_core.stages s where s.waits_for && v_finished) || v_failed, true)
     where v_touched is not null;

@@ -254,7 +254,7 @@ begin
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
             'start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage', 'retry_stage', 'retry_failed', 'reset_stage',
             'cancel_document', 'set_priority', 'pause_stage', 'resume_stage',
-            '_started_stage', '_closed_stage', '_shown_error', '_kept_error', '_skip_metadata', '_close_stage'])
+            '_started_stage', '_closed_stage', '_skip_metadata', '_close_stage'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function.signature);
         execute format('grant execute on function %s to service_role', v_function.signature);

@@ -101,6 +101,7 @@ declare
     v_changed uuid[];
 begin
     perform krai_core._count_edits();
+    perform krai_core._fold_if_due();
     with mine as (
         delete from krai_core.edited_documents e
         where e.transaction_id = pg_current_xact_id() and e.depth = pg_trigger_depth()
@@ -184,6 +185,7 @@ begin
         returning stage_name
     )
     insert into krai_core.stage_deltas (stage_name, arrived) select o.stage_name, count(*) from opened o group by o.stage_name;
+    perform krai_core._fold_if_due();
     v_others := array(select a.id from after_rows a where row(a.stage_status)::record operator(pg_catalog.*<>) row(v_default)::record order by a.id);
     if v_others <> '{}' then
         execute format('insert into krai_core.stage_deltas (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us)
@@ -217,16 +219,19 @@ begin
             select now.id, o.%2$s as value
             from krai_core.documents now
             cross join lateral (%3$s) o
-            where now.id = any (p_document_ids) and now.%1$I is distinct from o.%2$s
+            where now.id = any (p_document_ids) and now.%1$I is distinct from o.%2$s%4$s
             offset 0
         ) wrong
         where d.id = any (array[wrong.id]);
     exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
         raise warning 'krai_core.documents.%1$s was left as it is: %%', sqlerrm;
-    end;$f$, v_legacy.name, v_legacy.source, krai_core._sql_document_state('now.stage_status'));
+    end;$f$, v_legacy.name, v_legacy.source, krai_core._sql_document_state('now.stage_status'),
+            -- A stage that starts leaves a document that is processing as it is.
+            case v_legacy.name when 'processing_status' then $q$
+              and not (p_started and now.processing_status = 'processing')$q$ end);
     end loop;
     execute format($f$
-create or replace function krai_core._follow_legacy(p_document_ids uuid[]) returns void
+create or replace function krai_core._follow_legacy(p_document_ids uuid[], p_started boolean default false) returns void
 language plpgsql volatile security definer
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -244,8 +249,8 @@ begin
 end;
 $$$f$, v_columns);
 end $make$;
-comment on function krai_core._follow_legacy(uuid[]) is
-'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text. Security definer, because service_role may have been given no right to write them.';
+comment on function krai_core._follow_legacy(uuid[], boolean) is
+'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text. p_started: nothing but that stages started. Security definer, because service_role may have been given no right to write them.';
 
 create or replace function krai_core._tg_documents_delete_runs() returns trigger
 language plpgsql security definer
@@ -263,6 +268,7 @@ begin
             select c.stage_name, c.bucket, 0, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us from (%s) c
             union all select '''', -1, - count(*), 0, 0, 0, 0, 0, 0 from before_rows',
             krai_core._sql_counted('select b.stage_status as old, ''{}''::jsonb as new from before_rows b'));
+        perform krai_core._fold_if_due();
         delete from krai_core.stage_runs r using before_rows b where r.document_id = b.id;
         delete from krai_core.document_priorities p using before_rows b where p.document_id = b.id;
     end if;
@@ -310,8 +316,8 @@ $$;
 comment on function krai_core._attach_repair_insert() is 'Attaches the trigger that repairs new documents, with the default of today as the value that needs none.';
 
 revoke execute on function krai_core._attach_repair_insert() from public, anon, authenticated, service_role;
-revoke execute on function krai_core._follow_legacy(uuid[]) from public, anon, authenticated;
-grant execute on function krai_core._follow_legacy(uuid[]) to service_role;
+revoke execute on function krai_core._follow_legacy(uuid[], boolean) from public, anon, authenticated;
+grant execute on function krai_core._follow_legacy(uuid[], boolean) to service_role;
 
 do $$ begin perform krai_core._attach_repair_insert(); end $$;
 
