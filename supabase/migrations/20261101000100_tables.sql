@@ -335,7 +335,7 @@ comment on column krai_core.stage_runs.started_at is 'When the run began; null: 
 comment on column krai_core.stage_runs.finished_at is 'When the run was closed; null while open. UTC, database clock.';
 comment on column krai_core.stage_runs.closed_by_holder is 'true: closed by a call that carried the run''s own claim id.';
 comment on column krai_core.stage_runs.error is 'Error of this attempt, up to 65536 characters (the column documents.stage_status holds at most 4000).';
-comment on column krai_core.stage_runs.progress is 'Progress in percent that this run had reached when a later run replaced it; null before.';
+comment on column krai_core.stage_runs.progress is 'Highest progress in percent that this run had reached, noted when it fell back and when a later run replaced it; null before.';
 comment on column krai_core.stage_runs.metadata is 'Metadata of this run, kept when a later run replaced it; null before.';
 comment on column krai_core.stage_runs.retry_at is 'Of a failed run: when it is tried again by itself; null: not. UTC, database clock.';
 comment on column krai_core.stage_runs.reset_at is 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';

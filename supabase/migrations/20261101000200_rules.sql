@@ -11,7 +11,7 @@
 -- PostgREST before 16 repeats such a call without end; never P0002, which becomes HTTP 500.
 -- DETAIL is JSON: {"error": "<word>", ...}; the words are unknown_document, unknown_stage, stage_disabled, conflict,
 -- lease_lost, claim_in_progress, invalid_document_id, invalid_stage, invalid_progress, invalid_metadata, invalid_lease,
--- invalid_limit, invalid_runs, invalid_outcomes, invalid_cursor.
+-- invalid_limit, invalid_runs, invalid_outcomes, invalid_cursor, invalid_status, invalid_fingerprint, invalid_age.
 
 begin;
 set local lock_timeout = '900ms';

@@ -165,7 +165,7 @@ begin
     end if;
     if v_status <> 'pending' or p_reset then
         update krai_core.stage_runs r
-        set progress = case when v_status = 'pending' then r.progress else (p_stage ->> 'progress')::numeric end,
+        set progress = case when v_status = 'pending' then r.progress else greatest(r.progress, (p_stage ->> 'progress')::numeric) end,
             metadata = case when v_status = 'pending' then r.metadata else v_further || (p_stage -> 'metadata') end,
             is_current = false,
             reset_at = case when p_reset then clock_timestamp() else r.reset_at end,

@@ -222,7 +222,8 @@ begin
         'progress', coalesce(trim_scale(p_progress), (d.stage_status -> p_stage_name ->> 'progress')::numeric),
         'metadata', d.stage_status -> p_stage_name -> 'metadata' || v_metadata))
     where d.id = p_document_id and jsonb_typeof(d.stage_status) = 'object' and d.stage_status -> p_stage_name @@
-        '$.status == "processing" && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100 && $.metadata.type() == "object"';
+        '$.status == "processing" && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100 && $.metadata.type() == "object"'
+      and (to_jsonb(p_progress) >= d.stage_status -> p_stage_name -> 'progress') is not false;
     if not found then
         v_stage_status := krai_core._hold(p_document_id, p_stage_name);
         v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
@@ -231,9 +232,12 @@ begin
                 coalesce(nullif(v_run.status, 'running'), v_stage_status -> p_stage_name ->> 'status'),
                 'Start the stage before reporting progress.', case when v_run.status <> 'running' then ' by this run already' else '' end);
         end if;
-        -- The row was odd. Healed, it takes the same call.
-        perform krai_core._write(p_document_id, v_stage_status, null, 'progress');
-        return krai_core.update_stage_progress(p_document_id, p_stage_name, p_progress, p_metadata, p_claim_id);
+        -- The row was odd and is sound now, or progress falls back: then the run notes how far it had come.
+        update krai_core.stage_runs r set progress = greatest(r.progress, (v_stage_status -> p_stage_name ->> 'progress')::numeric)
+        where r.id = v_run.id and p_progress < (v_stage_status -> p_stage_name ->> 'progress')::numeric;
+        perform krai_core._write(p_document_id, jsonb_set(v_stage_status, array[p_stage_name], v_stage_status -> p_stage_name || jsonb_build_object(
+            'progress', coalesce(to_jsonb(trim_scale(p_progress)), v_stage_status -> p_stage_name -> 'progress'),
+            'metadata', v_stage_status -> p_stage_name -> 'metadata' || v_metadata)), null, 'progress');
     end if;
     perform set_config('krai_core.writer', '', true);
     v_now := clock_timestamp();

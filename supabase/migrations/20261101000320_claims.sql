@@ -103,7 +103,7 @@ begin
         kept as (
             -- What a failed attempt has left in the column goes into its history.
             update krai_core.stage_runs r
-            set progress = case when jsonb_typeof(p.stage -> 'progress') = 'number' then (p.stage ->> 'progress')::numeric end,
+            set progress = greatest(r.progress, case when jsonb_typeof(p.stage -> 'progress') = 'number' then (p.stage ->> 'progress')::numeric end),
                 metadata = p.stage -> 'metadata', is_current = false
             from picked p
             where p.stage ->> 'status' = 'failed' and r.id = any (array(

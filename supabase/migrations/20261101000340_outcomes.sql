@@ -57,6 +57,8 @@ begin
         where jsonb_typeof(d.stage_status) = 'object'
           and coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
           and (a.progress between 0 and 100 or a.progress is null)
+          -- Where it falls back, the run notes how far it had come.
+          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage_status -> a.stage_name -> 'progress') is not false
           and d.stage_status -> a.stage_name @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
               && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
     ),

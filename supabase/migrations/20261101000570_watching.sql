@@ -1,0 +1,319 @@
+-- Per-stage document tracking: what an operator watches.
+--
+--   vw_running_stages       what is being worked on, by whom, and how long it will take
+--   get_workers             the same by worker
+--   get_stuck_stages        stalled, slow and starved, told apart
+--   get_failures            failed stages by the kind of their error
+--   get_document_timeline   all runs of one document
+--
+-- Rules
+--   * Stalled: the lease is over, nobody gives a sign of life. Slow: alive, and longer at work than 95 % of the completed runs
+--     of its stage, of which there are five at least. Starved: ready, and nobody claims.
+--   * What is left of a running stage is told from its own rate, by progress or by units in its metadata (<x>_processed and
+--     total_<x>), else from the durations of its stage that were longer than what has passed; unknown below five of those.
+-- The timeline is for whoever may see the document, the rest for service_role. Nothing here locks or writes.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+
+create or replace function krai_core._progress_of(p_stage jsonb) returns numeric
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case when jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' between '0' and '100' then (p_stage ->> 'progress')::numeric end;
+end;
+$$;
+comment on function krai_core._progress_of(jsonb) is 'Progress of a stored stage in percent, 0 to 100; null where it holds none.';
+
+create or replace function krai_core._share_done(p_stage jsonb, out o_share double precision, out o_from text)
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+declare
+    v_metadata jsonb := p_stage -> 'metadata';
+    v_key text;
+    v_done jsonb;
+    v_total jsonb;
+begin
+    if jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' > '0' and p_stage -> 'progress' <= '100' then
+        o_share := (p_stage ->> 'progress')::double precision / 100;
+        o_from := 'progress';
+    elsif jsonb_typeof(v_metadata) = 'object' and v_metadata <> '{}' then
+        for v_key in select k.key from jsonb_object_keys(v_metadata) as k (key) where k.key ~ '.+_processed$' order by 1 loop
+            v_done := v_metadata -> v_key;
+            v_total := v_metadata -> ('total_' || left(v_key, -10));
+            if jsonb_typeof(v_done) = 'number' and jsonb_typeof(v_total) = 'number' and v_done > '0' and v_total >= v_done and v_total < '1e15' then
+                o_share := (v_done #>> '{}')::double precision / (v_total #>> '{}')::double precision;
+                o_from := 'units';
+                return;
+            end if;
+        end loop;
+    end if;
+end;
+$$;
+comment on function krai_core._share_done(jsonb) is
+'How much of a running stage is done, more than 0 to 1, by its progress or by units in its metadata such as pages_processed of total_pages, and by which of them (progress, units); null when it does not say.';
+
+create or replace function krai_core._run_estimate(p_stage jsonb, p_elapsed_us double precision, p_timed double precision, p_buckets integer[], p_upto double precision[],
+    out o_p50 double precision, out o_p90 double precision, out o_from text)
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+declare
+    v_share double precision;
+    v_spread double precision := 2;
+begin
+    select d.o_share, d.o_from into v_share, o_from from krai_core._share_done(p_stage) d;
+    if v_share is not null then
+        -- The rate so far; and above it as much as runs of this stage differ, which matters the less the more is done.
+        if p_timed >= 5 then
+            v_spread := krai_core._quantile_us(p_buckets, p_upto, p_timed * 0.9) / greatest(krai_core._quantile_us(p_buckets, p_upto, p_timed * 0.5), 1);
+        end if;
+        o_p50 := p_elapsed_us / v_share * (1 - v_share);
+        o_p90 := o_p50 * (1 + (v_spread - 1) * (1 - v_share));
+    elsif p_timed >= 5 then
+        select r.o_p50, r.o_p90 into o_p50, o_p90 from krai_core._remaining_us(p_buckets, p_upto, p_elapsed_us) r;
+        o_from := case when o_p50 is null then 'unknown' else 'durations' end;
+    else
+        o_from := 'unknown';
+    end if;
+end;
+$$;
+comment on function krai_core._run_estimate(jsonb, double precision, double precision, integer[], double precision[]) is
+'What is left of a running stage in microseconds, median and 90 % quantile, and from what that is estimated: progress, units, durations or unknown. The last three: the histogram of its stage.';
+
+create or replace function krai_core._running_stages(p_document_id uuid default null)
+returns table (document_id uuid, filename text, stage_name text, worker text, attempt integer, started_at timestamptz, running_seconds numeric,
+               heartbeat_at timestamptz, lease_expires_at timestamptz, progress numeric, metadata jsonb, condition text,
+               remaining_p50_seconds numeric, remaining_p90_seconds numeric, estimated_from text)
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    return query
+    with histograms as materialized (
+        select h.*, krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) as p95 from krai_core._histograms() h
+    ),
+    running as materialized (
+        -- The ids first: told which document, the planner takes its own runs, else those of each stage.
+        select r.* from krai_core.stage_runs r
+        where p_document_id is null and r.status = 'running' and r.stage_name in (select s.name from krai_core.stages s)
+        union all
+        select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running'
+    )
+    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, round(x.elapsed_us::numeric / 1000000, 6),
+        r.heartbeat_at, r.lease_expires_at,
+        krai_core._progress_of(x.stage), x.stage -> 'metadata',
+        case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and x.elapsed_us > h.p95 then 'slow' else 'working' end,
+        round((e.o_p50 / 1e6)::numeric, 6), round((e.o_p90 / 1e6)::numeric, 6), e.o_from
+    from running r
+    join krai_core.documents d on d.id = any (array[r.document_id])
+    cross join lateral (
+        select d.stage_status -> r.stage_name as stage, greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) x
+    left join histograms h on h.stage_name = r.stage_name
+    cross join lateral krai_core._run_estimate(x.stage, x.elapsed_us, h.timed, h.buckets, h.upto) e;
+end;
+$$;
+comment on function krai_core._running_stages(uuid) is 'The rows of vw_running_stages, of one document or (null) of all.';
+
+create or replace view krai_core.vw_running_stages with (security_invoker = true) as
+select
+    r.document_id, r.filename, r.stage_name, r.worker, r.attempt, r.started_at, r.running_seconds, r.heartbeat_at, r.lease_expires_at,
+    r.progress, r.metadata, r.condition, r.remaining_p50_seconds, r.remaining_p90_seconds, r.estimated_from
+from krai_core._running_stages() r;
+comment on view krai_core.vw_running_stages is 'One row per stage that is being worked on: by whom, since when, and what is left. For service_role.';
+comment on column krai_core.vw_running_stages.document_id is 'The document.';
+comment on column krai_core.vw_running_stages.filename is 'Its name.';
+comment on column krai_core.vw_running_stages.stage_name is 'The stage.';
+comment on column krai_core.vw_running_stages.worker is 'Name that the worker gave itself; null: none.';
+comment on column krai_core.vw_running_stages.attempt is 'Number of the attempt, from 1.';
+comment on column krai_core.vw_running_stages.started_at is 'When the run began; UTC, database clock.';
+comment on column krai_core.vw_running_stages.running_seconds is 'For how long that is, in seconds.';
+comment on column krai_core.vw_running_stages.heartbeat_at is 'Last sign of life; UTC, database clock.';
+comment on column krai_core.vw_running_stages.lease_expires_at is 'When another may take it over; UTC, database clock.';
+comment on column krai_core.vw_running_stages.progress is 'Percent, 0 to 100.';
+comment on column krai_core.vw_running_stages.metadata is 'Metadata of the stage so far.';
+comment on column krai_core.vw_running_stages.condition is 'working; slow: alive, and longer at work than 95 % of the completed runs of its stage (of five at least); stalled: its lease is over.';
+comment on column krai_core.vw_running_stages.remaining_p50_seconds is 'What is probably left of it, in seconds; null: unknown.';
+comment on column krai_core.vw_running_stages.remaining_p90_seconds is 'What is left of it at most in nine of ten cases, in seconds; null: unknown.';
+comment on column krai_core.vw_running_stages.estimated_from is 'progress, units (metadata such as pages_processed of total_pages), durations (of its stage) or unknown (fewer than five durations, or longer than all of them).';
+
+create or replace function krai_core.get_workers() returns jsonb
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    return coalesce((
+        select jsonb_agg(jsonb_build_object('worker', w.worker, 'running', w.running, 'stalled', w.stalled, 'stages', w.stages,
+            'oldest_started_at', krai_core._iso(w.oldest), 'last_heartbeat_at', krai_core._iso(w.last)) order by w.worker nulls last)
+        from (
+            select x.worker, sum(x.running) as running, sum(x.stalled) as stalled, jsonb_object_agg(x.stage_name, x.running) as stages,
+                min(x.oldest) as oldest, max(x.last) as last
+            from (
+                select r.worker, r.stage_name, count(*) as running, count(*) filter (where r.lease_expires_at <= v_now) as stalled,
+                    min(r.started_at) as oldest, max(r.heartbeat_at) as last
+                from krai_core.stage_runs r where r.status = 'running' group by r.worker, r.stage_name
+            ) x
+            group by x.worker
+        ) w), '[]');
+end;
+$$;
+comment on function krai_core.get_workers() is
+'Who works on what: [{worker, running, stalled, stages: {"<stage>": n}, oldest_started_at, last_heartbeat_at}], by name; null: those that gave none.
+running: runs that it holds; stalled: those of them whose lease is over. Which documents: vw_running_stages. Times: ISO 8601, UTC. For service_role.';
+
+create or replace function krai_core.get_stuck_stages(p_limit integer default 100, p_starved_after_seconds numeric default 60) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_running jsonb;
+    v_starved jsonb;
+begin
+    perform krai_core._checked_limit(p_limit, 1000);
+    if p_starved_after_seconds is null or not p_starved_after_seconds between 0 and 1e9 then
+        perform krai_core._raise('22023', 'invalid_age', format('%s is no number of seconds to wait', coalesce(p_starved_after_seconds::text, 'null')), '{}',
+            'Pass 0 or more.');
+    end if;
+    select jsonb_build_object(
+        'stalled', coalesce(jsonb_agg(to_jsonb(x) - 'place' order by x.place) filter (where x.condition = 'stalled'), '[]'),
+        'slow', coalesce(jsonb_agg(to_jsonb(x) - 'place' order by x.place) filter (where x.condition = 'slow'), '[]'))
+    into v_running
+    from (
+        select r.*, row_number() over (partition by r.condition order by case r.condition when 'stalled' then r.lease_expires_at else r.started_at end) as place
+        from krai_core._running_stages() r
+        where r.condition <> 'working'
+    ) x
+    where x.place <= p_limit;
+    select coalesce(jsonb_agg(jsonb_build_object('stage_name', x.name, 'oldest_ready_at', krai_core._iso(x.oldest),
+        'waiting_seconds', trim_scale(round(extract(epoch from v_now - x.oldest), 6)), 'is_paused', x.paused) order by x.position), '[]')
+    into v_starved
+    from (select s.name, s.position, s.paused, krai_core._oldest_ready(s.name) as oldest from krai_core.stages s where s.enabled offset 0) x
+    where x.oldest <= v_now - make_interval(secs => p_starved_after_seconds::double precision)
+      -- Whoever holds a live run of the stage will come for more.
+      and not exists (
+          select from krai_core.stage_runs r where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
+    return v_running || jsonb_build_object('starved', v_starved);
+end;
+$$;
+comment on function krai_core.get_stuck_stages(integer, numeric) is
+'What does not go on, told apart: {"stalled": [...], "slow": [...], "starved": [...]}.
+stalled: running, and the lease is over; the longest over first. slow: alive, and longer at work than 95 % of the completed runs of the stage; the longest first. Both as rows of vw_running_stages, at most p_limit (1 to 1000) each. starved: {stage_name, oldest_ready_at, waiting_seconds, is_paused}: stages with a run that is due for p_starved_after_seconds (0 or more) while nobody works on any. For service_role. Raises 22023 invalid_limit or invalid_age.';
+
+create or replace function krai_core.get_failures(p_stage_name text default null, p_since timestamptz default null, p_limit integer default 50) returns jsonb
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+    perform krai_core._checked_limit(p_limit, 1000);
+    if p_stage_name is not null then
+        perform krai_core._stage_named(p_stage_name);
+    end if;
+    return (
+        with newest as materialized (
+            select r.stage_name, r.error_fingerprint, r.finished_at, r.attempt, r.id
+            from krai_core.stage_runs r
+            where r.is_current and r.status in ('failed', 'lost') and (p_stage_name is null or r.stage_name = p_stage_name)
+              and (p_since is null or r.finished_at >= p_since)
+            order by r.finished_at desc limit 10001
+        ),
+        looked_at as (
+            select n.* from newest n limit 10000
+        ),
+        groups as (
+            select l.stage_name, l.error_fingerprint, count(*) as count, min(l.finished_at) as first_at, max(l.finished_at) as last_at,
+                max(l.attempt) as max_attempt, max(l.id) as sample_id
+            from looked_at l
+            group by l.stage_name, l.error_fingerprint
+            order by 3 desc, 5 desc limit p_limit
+        )
+        select jsonb_build_object(
+            'groups', coalesce(jsonb_agg(jsonb_build_object('stage_name', g.stage_name, 'fingerprint', g.error_fingerprint::text, 'count', g.count,
+                'first_at', krai_core._iso(g.first_at), 'last_at', krai_core._iso(g.last_at), 'max_attempt', g.max_attempt,
+                'error', krai_core._folded_error(sample.error),
+                'sample', jsonb_build_object('document_id', sample.document_id, 'attempt', sample.attempt, 'error', krai_core._shown_error(sample.error)))
+                order by g.count desc, g.last_at desc), '[]'),
+            'looked_at', (select count(*) from looked_at), 'is_all', (select count(*) <= 10000 from newest))
+        from groups g
+        join krai_core.stage_runs sample on sample.id = any (array[g.sample_id]));
+end;
+$$;
+comment on function krai_core.get_failures(text, timestamptz, integer) is
+'Failed stages by the kind of their error, the most frequent first: {"groups": [{stage_name, fingerprint, count, first_at, last_at, max_attempt, error, sample}], "looked_at", "is_all"}.
+Counted are stages that are failed now, those with a retry to come included; of those the newest 10,000 (looked_at says how many there were, is_all whether these are all). p_stage_name: null for all. p_since: failed then or later. p_limit: groups, 1 to 1000. error: the error with its ids, digits and paths folded out; sample: {document_id, attempt, error} of the newest. list_documents gives the documents of a fingerprint. Times: ISO 8601, UTC. For service_role. Raises 22023 unknown_stage or invalid_limit.';
+
+create or replace function krai_core.get_document_timeline(p_document_id uuid) returns jsonb
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+    v_filename text := (select d.filename from krai_core.documents d where d.id = p_document_id);
+    v_hidden jsonb;
+begin
+    if not exists (select from krai_core.documents d where d.id = p_document_id) then
+        perform krai_core._raise_unknown_document(p_document_id);
+    end if;
+    if pg_catalog.has_column_privilege('krai_core.stage_runs', 'worker', 'select') then
+        select jsonb_object_agg(r.id, jsonb_build_object('worker', r.worker, 'actor', r.actor)) into v_hidden
+        from krai_core.stage_runs r where r.document_id = p_document_id;
+    end if;
+    return jsonb_build_object('document_id', p_document_id, 'filename', v_filename, 'runs', coalesce((
+        select jsonb_agg(jsonb_build_object('stage_name', r.stage_name, 'status', r.status, 'attempt', r.attempt,
+            'ready_at', krai_core._iso(r.available_at), 'started_at', krai_core._iso(r.started_at), 'finished_at', krai_core._iso(r.finished_at),
+            'wait_seconds', trim_scale(round(greatest(extract(epoch from r.started_at - r.available_at), 0), 6)),
+            'work_seconds', case when r.status <> 'ready' then trim_scale(round(extract(epoch from coalesce(r.finished_at, clock_timestamp()) - r.started_at), 6)) end,
+            'progress', coalesce(r.progress, case when r.is_current or r.status = 'running' then krai_core._progress_of(d.stage_status -> r.stage_name) end),
+            'error', left(r.error, 4000), 'retry_at', krai_core._iso(r.retry_at), 'reset_at', krai_core._iso(r.reset_at))
+            || coalesce(v_hidden -> r.id::text, '{"worker": null, "actor": null}') order by r.id)
+        from krai_core.stage_runs r
+        join krai_core.documents d on d.id = r.document_id
+        where r.document_id = p_document_id), '[]'));
+end;
+$$;
+comment on function krai_core.get_document_timeline(uuid) is
+'All runs of a document in the order in which they were opened: {document_id, filename, runs: [{stage_name, status, attempt, ready_at, started_at, finished_at, wait_seconds, work_seconds, progress, error, retry_at, reset_at, worker, actor}]}.
+status: as in stage_runs. Seconds: from ready to start, and from start to end or now. Times: ISO 8601, UTC. worker and actor are for service_role, and null for others. Raises PT404 unknown_document.';
+
+revoke all on krai_core.vw_running_stages from public, anon, authenticated;
+grant select on krai_core.vw_running_stages to service_role;
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            '_progress_of', '_share_done', '_run_estimate', '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
+    loop
+        execute format('revoke execute on function %s from public, anon, authenticated', v_function);
+        execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+end $$;
+grant execute on function krai_core._progress_of(jsonb), krai_core.get_document_timeline(uuid) to authenticated;
+
+commit;

@@ -1,0 +1,248 @@
+-- Per-stage document tracking: how far a document is, when it will be done, and when the queues will be empty.
+--
+--   get_weighted_progress   one number for a progress bar: running stages in part, heavy stages more
+--   get_document_eta        what is left of a document, along the DAG
+--   get_forecast            per stage: what comes, what goes, how busy its workers are, when its queue is empty
+--
+-- Rules
+--   * Weighted progress never falls while no stage is reset: a stage counts with the furthest that any of its runs has come
+--     since it was last reset. get_document_progress stays the plain share of finished stages.
+--   * An estimate is a range, from the median (p50) to what nine of ten do not exceed (p90). Where a stage has fewer than five
+--     durations, it is unknown, and says which stages these are.
+--   * The forecast takes the workers of today: those at work now, or as many as the work of the last hours took.
+-- Progress is for whoever may see the document, estimates for service_role. Nothing here locks or writes.
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+
+create or replace function krai_core.get_weighted_progress(p_document_id uuid) returns numeric
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_progress numeric(5, 2);
+    v_found boolean;
+begin
+    select coalesce(sum(s.weight * case when x.state in ('completed', 'skipped') then 100
+            else greatest(case when x.state in ('processing', 'failed') then krai_core._progress_of(x.stage) end, (
+                select max(case when r.status in ('completed', 'skipped') or r.status = 'cancelled' and r.progress is not null then 100 else r.progress end)
+                from krai_core.stage_runs r
+                where r.document_id = d.id and r.stage_name = s.name and r.id > coalesce((
+                    -- A retry of what failed loses nothing of how far it had come.
+                    select max(b.id + 0) from krai_core.stage_runs b
+                    where b.document_id = d.id and b.stage_name = s.name and b.reset_at is not null and b.status not in ('failed', 'lost')), 0)), 0) end)
+            / nullif(sum(s.weight), 0), 100), count(*) > 0
+    into v_progress, v_found
+    from krai_core.documents d
+    cross join krai_core.stages s
+    cross join lateral (select d.stage_status -> s.name as stage, krai_core._stage_state(d.stage_status -> s.name) as state offset 0) x
+    where d.id = p_document_id and s.enabled;
+    if not v_found and not exists (select from krai_core.documents d where d.id = p_document_id) then
+        perform krai_core._raise_unknown_document(p_document_id);
+    end if;
+    return v_progress;
+end;
+$$;
+comment on function krai_core.get_weighted_progress(uuid) is
+'How far a document is in percent, 0 to 100: its stages by their weight (stages.weight), those that run or failed in part. Never falls while no stage is reset and the pipeline stays as it is.
+Raises PT404 unknown_document.';
+
+create or replace function krai_core._stage_estimates(p_document_id uuid)
+returns table (stage_name text, "position" integer, waits_for text[], state text, is_paused boolean, is_stuck boolean, p50 numeric, p90 numeric, estimated_from text)
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    return query
+    with histograms as materialized (select * from krai_core._histograms()),
+    waits as materialized (
+        select f.stage_name, f.wait_us / nullif(f.waited, 0) / 1000000 as seconds from krai_core._flow_since(v_now - interval '1 day') f),
+    running as materialized (select * from krai_core._running_stages(p_document_id))
+    select s.name, s.position, s.waits_for, x.state, s.paused, x.state = 'failed' and ready.available_at is null,
+        case when x.state in ('completed', 'skipped') then 0 when x.state = 'processing' and u.condition <> 'stalled' then u.remaining_p50_seconds
+            else w.before + (q.p50 / 1e6)::numeric end,
+        case when x.state in ('completed', 'skipped') then 0 when x.state = 'processing' and u.condition <> 'stalled' then u.remaining_p90_seconds
+            else w.before + (q.p90 / 1e6)::numeric end,
+        case when x.state in ('completed', 'skipped') then null when x.state = 'processing' and u.condition <> 'stalled' then u.estimated_from
+            when q.p50 is null then 'unknown' else 'durations' end
+    from krai_core.stages s
+    join krai_core.documents d on d.id = p_document_id
+    cross join lateral (select krai_core._stage_state(d.stage_status -> s.name) as state offset 0) x
+    left join histograms h on h.stage_name = s.name and h.timed >= 5
+    cross join lateral (
+        select krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50, krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90 offset 0) q
+    left join running u on u.stage_name = s.name
+    left join krai_core.stage_runs ready on ready.document_id = d.id and ready.stage_name = s.name and ready.status = 'ready'
+    left join waits k on k.stage_name = s.name
+    -- As long as others waited lately, less what it has waited already; or until a retry is due.
+    cross join lateral (
+        select greatest(coalesce(k.seconds, 0) - greatest(coalesce(extract(epoch from v_now - ready.available_at), 0), 0),
+            extract(epoch from ready.available_at - v_now), 0) as before offset 0) w
+    where s.enabled;
+end;
+$$;
+comment on function krai_core._stage_estimates(uuid) is
+'What is left of each enabled stage of a document in seconds, its own wait included and that for other stages not; is_stuck: it failed, and is not tried again by itself.';
+
+create or replace function krai_core.get_document_eta(p_document_id uuid) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_status text := (select v.document_status from krai_core.vw_documents_by_stage v where v.id = p_document_id);
+    v_estimate record;
+    -- Seconds from now until each stage is done, as far as it is worked out.
+    v_done50 jsonb := '{}';
+    v_done90 jsonb := '{}';
+    v_stages jsonb := '{}';
+    v_open record;
+begin
+    if v_status is null then
+        perform krai_core._raise_unknown_document(p_document_id);
+    end if;
+    select coalesce(array_agg(e.stage_name order by e.position) filter (where e.estimated_from = 'unknown'), '{}') as unknown,
+           coalesce(array_agg(e.stage_name order by e.position) filter (where e.is_paused and e.state not in ('completed', 'skipped', 'processing')), '{}') as paused,
+           coalesce(array_agg(e.stage_name order by e.position) filter (where e.is_stuck), '{}') as failed,
+           coalesce(jsonb_object_agg(e.stage_name, to_jsonb(e)), '{}') as estimates, count(*) as stages
+    into v_open from krai_core._stage_estimates(p_document_id) e;
+    -- Those whose prerequisites are worked out, until all are: the DAG has no circle.
+    for i in 1..v_open.stages loop
+        for v_estimate in
+            select e.value ->> 'stage_name' as name, e.value ->> 'state' as state, e.value ->> 'estimated_from' as source,
+                (e.value ->> 'p50')::numeric as p50, (e.value ->> 'p90')::numeric as p90,
+                array(select jsonb_array_elements_text(e.value -> 'waits_for')) as waits_for
+            from jsonb_each(v_open.estimates) e
+            where not v_stages ? e.key and v_stages ?& array(select jsonb_array_elements_text(e.value -> 'waits_for'))
+        loop
+            v_done50 := v_done50 || jsonb_build_object(v_estimate.name, v_estimate.p50
+                + coalesce((select max((v_done50 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name) where v_estimate.p50 > 0), 0));
+            v_done90 := v_done90 || jsonb_build_object(v_estimate.name, v_estimate.p90
+                + coalesce((select max((v_done90 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name) where v_estimate.p90 > 0), 0));
+            v_stages := v_stages || jsonb_build_object(v_estimate.name, jsonb_build_object('status', v_estimate.state,
+                'p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3)), 'estimated_from', v_estimate.source));
+        end loop;
+        exit when (select count(*) from jsonb_object_keys(v_stages)) = v_open.stages;
+    end loop;
+    select max(d.value::numeric) as p50, max(e.value::numeric) as p90 into v_estimate
+    from jsonb_each_text(v_done50) d join jsonb_each_text(v_done90) e using (key)
+    where v_open.unknown = '{}' and v_open.paused = '{}' and v_open.failed = '{}';
+    return jsonb_build_object('document_id', p_document_id, 'status', v_status, 'weighted_progress', trim_scale(krai_core.get_weighted_progress(p_document_id)),
+        'remaining', case when v_estimate.p50 is not null then jsonb_build_object('p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3))) end,
+        'done_at', case when v_estimate.p50 is not null then jsonb_build_object('p50', krai_core._iso(v_now + make_interval(secs => v_estimate.p50::double precision)),
+            'p90', krai_core._iso(v_now + make_interval(secs => v_estimate.p90::double precision))) end,
+        'unknown', to_jsonb(v_open.unknown), 'paused', to_jsonb(v_open.paused), 'failed', to_jsonb(v_open.failed), 'stages', v_stages);
+end;
+$$;
+comment on function krai_core.get_document_eta(uuid) is
+'When a document will be done: {document_id, status, weighted_progress, remaining: {p50, p90}, done_at: {p50, p90}, unknown, paused, failed, stages: {"<stage>": {status, p50, p90, estimated_from}}}.
+Seconds; p50: probably, p90: at most in nine of ten cases. Along the DAG: the longest way through what is not finished, each stage with the wait that was usual in the last day. remaining and done_at are null while a stage stands in its way: unknown (fewer than five durations), paused, or failed without a retry to come; these are named. Times: ISO 8601, UTC. For service_role. Raises PT404 unknown_document.';
+
+create or replace function krai_core._empty_in(p_waiting numeric, p_capacity numeric, p_inflow numeric) returns numeric
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case when p_waiting <= 0 then 0 when p_capacity > p_inflow then p_waiting / (p_capacity - p_inflow) * 3600 end;
+end;
+$$;
+comment on function krai_core._empty_in(numeric, numeric, numeric) is 'Seconds until a queue is empty that p_capacity an hour leave and p_inflow an hour join; null: never, or unknown.';
+
+create or replace function krai_core._stage_rates(p_since timestamptz, p_hours numeric)
+returns table (stage_name text, waiting bigint, running bigint, arrival numeric, drain numeric, avg_work numeric, workers numeric, per_worker numeric)
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return query
+    select v.stage_name, v.pending_count, v.processing_count, coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours,
+        f.work_us / nullif(f.completed + f.failed, 0) / 1000000,
+        greatest(v.processing_count, ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)),
+        (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0)
+    from krai_core._stage_statistics() v
+    left join krai_core._flow_since(p_since) f on f.stage_name = v.stage_name;
+end;
+$$;
+comment on function krai_core._stage_rates(timestamptz, numeric) is
+'Per enabled stage: documents pending and processing; runs arriving and stages finished an hour; seconds of work a run; workers at work; stages that one of them finishes in an hour. p_since, p_hours: the hours that are looked at, and how many those are.';
+
+create or replace function krai_core.get_forecast(p_hours integer default 3) returns jsonb
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_since timestamptz;
+    v_span numeric;
+    v_inflow numeric;
+    v_rates jsonb;
+    v_stages jsonb;
+begin
+    if p_hours is null or p_hours not between 1 and 720 then
+        perform krai_core._raise('22023', 'invalid_age', format('%s is no number of hours to look back', coalesce(p_hours::text, 'null')), '{}', 'Pass 1 to 720.');
+    end if;
+    -- From the first of these hours in which anything happened.
+    v_since := date_trunc('hour', v_now, 'UTC') - make_interval(hours => p_hours - 1);
+    v_since := greatest(v_since, (select min(f.hour) from krai_core.vw_stage_flow f where f.hour >= v_since));
+    v_span := greatest(extract(epoch from v_now - v_since) / 3600, 0.01);
+    v_inflow := coalesce((select f.arrived from krai_core._flow_since(v_since) f where f.stage_name = ''), 0) / v_span;
+    v_rates := (select coalesce(jsonb_object_agg(r.stage_name, to_jsonb(r) || jsonb_build_object(
+            'today', krai_core._empty_in(r.waiting, r.workers * r.per_worker, v_inflow),
+            'one_more', krai_core._empty_in(r.waiting, (r.workers + 1) * r.per_worker, v_inflow),
+            'one_fewer', krai_core._empty_in(r.waiting, (r.workers - 1) * r.per_worker, v_inflow))), '{}')
+        from krai_core._stage_rates(v_since, v_span) r);
+    -- Empty is a queue when those before it are: what waits for them comes to it later.
+    select jsonb_object_agg(x.key, jsonb_build_object(
+        'waiting', x.value -> 'waiting', 'running', x.value -> 'running', 'arrival_per_hour', round((x.value ->> 'arrival')::numeric, 3),
+        'drain_per_hour', round((x.value ->> 'drain')::numeric, 3), 'workers', (x.value ->> 'workers')::numeric,
+        'utilisation', round((x.value ->> 'arrival')::numeric * (x.value ->> 'avg_work')::numeric / 3600 / nullif((x.value ->> 'workers')::numeric, 0), 4),
+        'avg_work', round((x.value ->> 'avg_work')::numeric, 6),
+        'empty', (select jsonb_build_object(
+            'today', round(case when b.is_known then greatest(b.longest, (x.value ->> 'today')::numeric) end + (x.value ->> 'today')::numeric * 0),
+            'one_more', round(case when b.is_known then greatest(b.longest, (x.value ->> 'one_more')::numeric) end + (x.value ->> 'one_more')::numeric * 0),
+            'one_fewer', round(case when b.is_known then greatest(b.longest, (x.value ->> 'one_fewer')::numeric) end + (x.value ->> 'one_fewer')::numeric * 0))
+            from (
+                select coalesce(max((v_rates -> before.name ->> 'today')::numeric), 0) as longest,
+                    coalesce(bool_and(v_rates -> before.name ->> 'today' is not null), true) as is_known
+                from unnest(krai_core._before(x.key)) as before (name) where before.name <> x.key
+            ) b)))
+    into v_stages
+    from jsonb_each(v_rates) x;
+    return jsonb_build_object('timestamp', krai_core._iso(v_now), 'hours', round(v_span, 3), 'documents_per_hour', round(v_inflow, 3), 'stages', coalesce(v_stages, '{}'));
+end;
+$$;
+comment on function krai_core.get_forecast(integer) is
+'What to expect of the queues: {timestamp, hours, documents_per_hour, stages: {"<stage>": {waiting, running, arrival_per_hour, drain_per_hour, workers, utilisation, avg_work, empty: {today, one_more, one_fewer}}}}.
+p_hours: so many hours back are looked at, 1 to 720, this one included; hours says how many that were. waiting: documents pending. arrival_per_hour: runs that became ready. drain_per_hour: stages completed or skipped. workers: at work now, or as many as the work took. utilisation: work that arrives, as a share of what these workers can do; above 1 the queue grows. avg_work: seconds a run. empty: seconds from now until nothing of the stage is pending, if documents come as they did: with the workers of today, one more, one fewer (stages before it with those of today); null: never, or not known. For service_role. Raises 22023 invalid_age.';
+
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid from pg_catalog.pg_proc p
+        where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
+            'get_weighted_progress', '_stage_estimates', 'get_document_eta', '_empty_in', '_stage_rates', 'get_forecast'])
+    loop
+        execute format('revoke execute on function %s from public, anon, authenticated', v_function);
+        execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+end $$;
+grant execute on function krai_core.get_weighted_progress(uuid) to authenticated;
+
+commit;
