@@ -59,6 +59,16 @@ $$;
 comment on function krai_core._stage_state(jsonb) is
 'The state that a stored stage means: its status if that is one of the five; the plain string "completed" means completed; all else, and a missing key, means pending.';
 
+create or replace function krai_core._progress_of(p_stage jsonb) returns numeric
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    return case when jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' between '0' and '100' then (p_stage ->> 'progress')::numeric end;
+end;
+$$;
+comment on function krai_core._progress_of(jsonb) is 'Progress of a stored stage in percent, 0 to 100; null where it holds none.';
+
 -- As text, for what has to be made of one piece: as functions, neither would be inlined, and each cost more than all the
 -- rest of a view over all documents, or of a trigger on a batch.
 create or replace function krai_core._sql_stage_state(p_stage text) returns text
@@ -240,7 +250,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_time_or_null', '_stage_state', '_sql_stage_state', '_sql_document_state', '_repaired_stage', '_repaired', '_is_sound'])
+            '_time_or_null', '_stage_state', '_progress_of', '_sql_stage_state', '_sql_document_state', '_repaired_stage', '_repaired', '_is_sound'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);
@@ -249,7 +259,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_time_or_null', '_stage_state', '_repaired_stage', '_repaired', '_is_sound'])
+            '_time_or_null', '_stage_state', '_progress_of', '_repaired_stage', '_repaired', '_is_sound'])
     loop
         execute format('grant execute on function %s to authenticated', v_function);
     end loop;

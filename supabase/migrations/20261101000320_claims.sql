@@ -52,6 +52,39 @@ $$;
 comment on function krai_core._stages_named(text) is
 'The rows of krai_core.stages of one name, or of an array of names given as text (["a", "b"] or {a,b}), in its order. Raises 22023 unknown_stage.';
 
+-- Volatile, so that it sees what was committed since the statement that asks began.
+create or replace function krai_core._is_still_ready(p_run_id bigint) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    return exists (select from krai_core.stage_runs r where r.id = p_run_id and r.status = 'ready');
+end;
+$$;
+comment on function krai_core._is_still_ready(bigint) is 'Whether a run is ready at this moment.';
+
+create or replace function krai_core._keep_failed_runs(p_stage_name text, p_document_ids uuid[], p_stages jsonb[]) returns void
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+    update krai_core.stage_runs r
+    set progress = greatest(r.progress, krai_core._progress_of(f.stage)), metadata = f.stage -> 'metadata', is_current = false
+    from unnest(p_document_ids, p_stages) as f (document_id, stage)
+    where r.id = any (array(
+        select last.id from krai_core.stage_runs last
+        where last.document_id = f.document_id and last.stage_name = p_stage_name and last.status not in ('ready', 'running')
+        order by last.id + 0 desc limit 1));
+end;
+$$;
+comment on function krai_core._keep_failed_runs(text, uuid[], jsonb[]) is
+'As failed stages are claimed again: what their attempts had left in the column goes into the history. p_stages: the stored stages as they were.';
+
 -- Planned once and by index; see _derive_ready_runs. `= any (array[...])` is an equality that the planner cannot turn round:
 -- for a table that was nearly empty when it was analysed, it would read that one first, and all of it.
 create or replace function krai_core._claim_ready(p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
@@ -73,9 +106,8 @@ declare
     v_level bigint := 2147483648;
     -- What a pending stage becomes, in each of them alike.
     v_started jsonb := krai_core._started_stage('{"status": "pending"}', v_now);
-    v_answer jsonb := '[]';
-    v_level_answer jsonb;
-    v_ids uuid[];
+    v_answer jsonb := '[]'::jsonb;
+    v_claimed record;
 begin
     -- Level by level: what is not due yet sorts behind what is due within its level only.
     while jsonb_array_length(v_answer) < p_limit loop
@@ -89,6 +121,8 @@ begin
             from krai_core.stage_runs r
             join krai_core.documents d on d.id = any (array[r.document_id])
             where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = v_level and r.available_at <= v_now
+              -- What another has taken since this statement began would be locked, for nothing, and its holder kept waiting.
+              and (r.xmax = 0 or krai_core._is_still_ready(r.id))
               and coalesce(d.stage_status -> p_stage.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
               and d.stage_status -> p_stage.name is distinct from '"completed"'
               -- While the pipeline is being changed, the queue may be behind the truth.
@@ -99,17 +133,6 @@ begin
             order by r.stage_name, r.priority desc, r.available_at, r.id
             limit p_limit - jsonb_array_length(v_answer)
             for no key update of r, d skip locked
-        ),
-        kept as (
-            -- What a failed attempt has left in the column goes into its history.
-            update krai_core.stage_runs r
-            set progress = greatest(r.progress, case when jsonb_typeof(p.stage -> 'progress') = 'number' then (p.stage ->> 'progress')::numeric end),
-                metadata = p.stage -> 'metadata', is_current = false
-            from picked p
-            where p.stage ->> 'status' = 'failed' and r.id = any (array(
-                select last.id from krai_core.stage_runs last
-                where last.document_id = p.document_id and last.stage_name = p_stage.name and last.status not in ('ready', 'running')
-                order by last.id + 0 desc limit 1))
         ),
         opened as (
             update krai_core.stage_runs r
@@ -133,19 +156,20 @@ begin
             from opened o
             where d.id = any (array[o.document_id])
             -- Here, and not joined afterwards, which would take the square of the time.
-            returning o.id, o.available_at, d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata
+            returning o.id, o.available_at, d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata, o.stage
         )
         select coalesce(jsonb_agg(jsonb_build_object(
             'document_id', w.document_id, 'filename', w.filename, 'stage_name', p_stage.name,
             'attempt', w.attempt, 'max_attempts', p_stage.max_attempts, 'claim_id', p_claim_id,
-            'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata) order by w.available_at, w.id), '[]'), array_agg(w.document_id)
-        into v_level_answer, v_ids
+            'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata) order by w.available_at, w.id), '[]') as answer,
+            array_agg(w.document_id) as ids,
+            array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried, array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
+        into v_claimed
         from written w;
         perform set_config('krai_core.writer', '', true);
-        if v_ids is not null then
-            perform krai_core._follow_legacy(v_ids, true);
-        end if;
-        v_answer := v_answer || v_level_answer;
+        perform krai_core._follow_legacy(v_claimed.ids, true) where v_claimed.ids is not null;
+        perform krai_core._keep_failed_runs(p_stage.name, v_claimed.retried, v_claimed.failed) where v_claimed.retried is not null;
+        v_answer := v_answer || v_claimed.answer;
     end loop;
     return v_answer;
 end;
@@ -341,7 +365,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_stages_named', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease',
+            '_stages_named', '_is_still_ready', '_keep_failed_runs', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease',
             'claim_stages', 'get_next_document'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);

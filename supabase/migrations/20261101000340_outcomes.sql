@@ -16,6 +16,23 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
+create or replace function krai_core._reported_stage(p_stage jsonb, p_outcome text, p_error text, p_reason text, p_progress numeric, p_metadata jsonb, p_started_at timestamptz, p_now timestamptz)
+returns jsonb
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    if p_outcome = 'progress' then
+        return p_stage || jsonb_build_object('progress', coalesce(to_jsonb(trim_scale(p_progress)), p_stage -> 'progress'),
+            'metadata', p_stage -> 'metadata' || p_metadata);
+    end if;
+    return krai_core._closed_stage(p_stage, p_outcome, p_error,
+        case p_outcome when 'skipped' then krai_core._skip_metadata(p_reason) else p_metadata end, p_started_at, p_now);
+end;
+$$;
+comment on function krai_core._reported_stage(jsonb, text, text, text, numeric, jsonb, timestamptz, timestamptz) is
+'A running stage, in the shape of the seven keys, after an outcome.';
+
 -- Planned once and by index; see _claim_ready.
 create or replace function krai_core._finish_usual(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
 language plpgsql volatile
@@ -31,13 +48,7 @@ declare
     -- What _closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
     v_completed jsonb := krai_core._closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
-    v_stages text[];
-    v_outcomes text[];
-    v_us bigint[];
-    v_touched uuid[];
-    v_closed uuid[];
-    v_finished text[];
-    v_failed text[];
+    v_all record;
 begin
     perform set_config('krai_core.writer', 'tracker', true);
     with asked as materialized (
@@ -70,14 +81,10 @@ begin
         set stage_status = d.stage_status || patch.stages
         from (
             select u.document_id, jsonb_object_agg(u.stage_name, case u.outcome
-                when 'progress' then u.stage || jsonb_build_object(
-                    'progress', coalesce(to_jsonb(trim_scale(u.progress)), u.stage -> 'progress'),
-                    'metadata', u.stage -> 'metadata' || u.metadata)
                 when 'completed' then u.stage || v_completed || jsonb_build_object(
                     'duration_seconds', trim_scale(round(greatest(extract(epoch from v_now - u.started_at), 0), 6)),
                     'metadata', u.stage -> 'metadata' || u.metadata)
-                else krai_core._closed_stage(u.stage, u.outcome, u.error,
-                    case u.outcome when 'skipped' then krai_core._skip_metadata(u.reason) else u.metadata end, u.started_at, v_now) end) as stages
+                else krai_core._reported_stage(u.stage, u.outcome, u.error, u.reason, u.progress, u.metadata, u.started_at, v_now) end) as stages
             from usual u group by u.document_id
         ) patch
         where d.id = any (array[patch.document_id])
@@ -97,21 +104,22 @@ begin
         from usual u
         where r.id = any (array[u.run_id]) and u.outcome = 'progress'
     )
-    select array_agg(u.n),
-        jsonb_object_agg(u.n, krai_core._iso(u.retry_at)) filter (where u.retry_at is not null),
-        array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null),
-        array_agg(u.document_id) filter (where u.outcome <> 'progress'),
-        array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')),
-        array_agg(distinct u.stage_name) filter (where u.retry_at is not null),
+    select array_agg(u.n) as done, jsonb_object_agg(u.n, krai_core._iso(u.retry_at)) filter (where u.retry_at is not null) as retries,
+        array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null) as touched,
+        array_agg(u.document_id) filter (where u.outcome <> 'progress') as closed,
+        array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')) as finished,
+        array_agg(distinct u.stage_name) filter (where u.retry_at is not null) as failed,
         array_agg(u.stage_name) filter (where u.outcome <> 'progress') as stages, array_agg(u.outcome) filter (where u.outcome <> 'progress') as outcomes,
         array_agg(round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6)::bigint) filter (where u.outcome <> 'progress') as us
-    into o_done, o_retries, v_touched, v_closed, v_finished, v_failed, v_stages, v_outcomes, v_us
+    into v_all
     from usual u;
     perform set_config('krai_core.writer', '', true);
-    perform krai_core._count_outcomes(v_stages, v_outcomes, v_us) where v_stages is not null;
-    perform krai_core._follow_legacy(v_closed) where v_closed is not null;
-    perform krai_core._derive_ready_runs(v_touched, array(select s.name from krai_core.stages s where s.waits_for && v_finished) || v_failed, true)
-    where v_touched is not null;
+    perform krai_core._count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
+    perform krai_core._follow_legacy(v_all.closed) where v_all.closed is not null;
+    perform krai_core._derive_ready_runs(v_all.touched,
+        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true) where v_all.touched is not null;
+    o_done := v_all.done;
+    o_retries := v_all.retries;
 end;
 $$;
 comment on function krai_core._finish_usual(jsonb) is
@@ -229,7 +237,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_finish_usual', '_finish_one', '_checked_outcomes', 'finish_stages'])
+            '_reported_stage', '_finish_usual', '_finish_one', '_checked_outcomes', 'finish_stages'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

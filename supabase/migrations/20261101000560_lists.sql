@@ -68,7 +68,7 @@ begin
         order by r.started_at desc, r.id desc limit p_limit;
     else
         -- Ready: newest first within each level of priority.
-        for i in 1..100 loop
+        loop
             v_level := (select r.priority from krai_core.stage_runs r
                 where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_level order by r.priority desc limit 1);
             exit when v_level is null;
@@ -181,7 +181,7 @@ declare
     v_pending text;
     v_place record := krai_core._cursor_of(p_after);
     v_page record;
-    v_ids bigint[] := '{}';
+    v_ids bigint[] := array[]::bigint[];
     v_seen integer := 0;
     v_asked integer;
     v_most integer := krai_core._checked_limit(p_limit, 1000);
@@ -200,7 +200,7 @@ begin
     elsif coalesce(p_error, p_fingerprint) is not null and v_status <> 'failed' then
         perform krai_core._raise('22023', 'invalid_status', format('an error is asked for, and %s stages have none', v_status),
             jsonb_build_object('status', v_status), 'Pass failed, or no status.');
-    elsif p_fingerprint !~ '^-?\d{1,19}$' then
+    elsif p_fingerprint !~ '^-?\d{1,19}$' or p_fingerprint::numeric not between -9223372036854775808 and 9223372036854775807 then
         perform krai_core._raise('22023', 'invalid_fingerprint', format('%s is no fingerprint', quote_literal(left(p_fingerprint, 100))), '{}',
             'Pass that of a group of get_failures.');
     end if;

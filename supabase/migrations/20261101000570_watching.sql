@@ -19,16 +19,6 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
-create or replace function krai_core._progress_of(p_stage jsonb) returns numeric
-language plpgsql immutable parallel safe
-set search_path = ''
-as $$
-begin
-    return case when jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' between '0' and '100' then (p_stage ->> 'progress')::numeric end;
-end;
-$$;
-comment on function krai_core._progress_of(jsonb) is 'Progress of a stored stage in percent, 0 to 100; null where it holds none.';
-
 create or replace function krai_core._share_done(p_stage jsonb, out o_share double precision, out o_from text)
 language plpgsql immutable parallel safe
 set search_path = ''
@@ -176,7 +166,7 @@ end;
 $$;
 comment on function krai_core.get_workers() is
 'Who works on what: [{worker, running, stalled, stages: {"<stage>": n}, oldest_started_at, last_heartbeat_at}], by name; null: those that gave none.
-running: runs that it holds; stalled: those of them whose lease is over. Which documents: vw_running_stages. Times: ISO 8601, UTC. For service_role.';
+running: runs that it holds; stalled: those of them whose lease is over. Which documents: vw_running_stages. Times: ISO 8601, UTC. For service_role: others get 42501.';
 
 create or replace function krai_core.get_stuck_stages(p_limit integer default 100, p_starved_after_seconds numeric default 60) returns jsonb
 language plpgsql stable
@@ -308,12 +298,12 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_progress_of', '_share_done', '_run_estimate', '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
+            '_share_done', '_run_estimate', '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);
     end loop;
 end $$;
-grant execute on function krai_core._progress_of(jsonb), krai_core.get_document_timeline(uuid) to authenticated;
+grant execute on function krai_core.get_document_timeline(uuid) to authenticated;
 
 commit;

@@ -108,9 +108,9 @@ declare
     v_status text := (select v.document_status from krai_core.vw_documents_by_stage v where v.id = p_document_id);
     v_estimate record;
     -- Seconds from now until each stage is done, as far as it is worked out.
-    v_done50 jsonb := '{}';
-    v_done90 jsonb := '{}';
-    v_stages jsonb := '{}';
+    v_done50 jsonb := '{}'::jsonb;
+    v_done90 jsonb := '{}'::jsonb;
+    v_stages jsonb := '{}'::jsonb;
     v_open record;
 begin
     if v_status is null then

@@ -81,13 +81,13 @@ begin
             'message', 'There is no pg_cron: enable the extension and call this again, or leave it to the workers, which reap by themselves.');
     end if;
     -- By name, so that a further call renews what the first has scheduled.
-    execute 'select cron.schedule($1, $2, $3)' using 'krai_core_reap', '* * * * *', 'select krai_core.reap()';
+    execute format('select %I.schedule($1, $2, $3)', 'cron') using 'krai_core_reap', '* * * * *', 'select krai_core.reap()';
     if p_prune_older_than is not null then
         v_jobs := v_jobs || 'krai_core_prune'::text;
-        execute 'select cron.schedule($1, $2, $3)' using 'krai_core_prune', '17 * * * *',
+        execute format('select %I.schedule($1, $2, $3)', 'cron') using 'krai_core_prune', '17 * * * *',
             format('select krai_core.prune_runs(%L, %L, 100000)', p_prune_older_than, p_keep_failures is not false);
     else
-        execute 'select cron.unschedule(j.jobname) from cron.job j where j.jobname = $1 and j.username = current_user' using 'krai_core_prune';
+        execute format('select %1$I.unschedule(j.jobname) from %1$I.job j where j.jobname = $1 and j.username = current_user', 'cron') using 'krai_core_prune';
     end if;
     return jsonb_build_object('scheduled', true, 'jobs', to_jsonb(v_jobs), 'message', 'pg_cron calls them from now on.');
 end;
