@@ -115,7 +115,7 @@ begin
     from usual u;
     perform set_config('krai_core.writer', '', true);
     perform krai_core._count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
-    perform krai_core._follow_legacy(v_all.closed) where v_all.closed is not null;
+    perform krai_core._follow_legacy(v_all.closed, not 'failed' = any (v_all.outcomes)) where v_all.closed is not null;
     perform krai_core._derive_ready_runs(v_all.touched,
         array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true) where v_all.touched is not null;
     o_done := v_all.done;

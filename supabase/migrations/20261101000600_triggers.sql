@@ -226,12 +226,12 @@ begin
     exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
         raise warning 'krai_core.documents.%1$s was left as it is: %%', sqlerrm;
     end;$f$, v_legacy.name, v_legacy.source, krai_core._sql_document_state('now.stage_status'),
-            -- A stage that starts leaves a document that is processing as it is.
+            -- What is processing stays so while its last stage is not finished: most of the calls of workers.
             case v_legacy.name when 'processing_status' then $q$
-              and not (p_started and now.processing_status = 'processing')$q$ end);
+              and not (p_forward and now.processing_status = 'processing' and now.stage_status -> v_last ->> 'status' in ('pending', 'processing'))$q$ end);
     end loop;
     execute format($f$
-create or replace function krai_core._follow_legacy(p_document_ids uuid[], p_started boolean default false) returns void
+create or replace function krai_core._follow_legacy(p_document_ids uuid[], p_forward boolean default false) returns void
 language plpgsql volatile security definer
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -242,6 +242,7 @@ set jit = off
 as $$
 declare
     v_writer text := coalesce(current_setting('krai_core.writer', true), '');
+    v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
 begin
     -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
     perform set_config('krai_core.writer', 'progress', true);%s
@@ -250,7 +251,7 @@ end;
 $$$f$, v_columns);
 end $make$;
 comment on function krai_core._follow_legacy(uuid[], boolean) is
-'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text. p_started: nothing but that stages started. Security definer, because service_role may have been given no right to write them.';
+'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text. p_forward: nothing but that stages started, were completed or skipped. Security definer, because service_role may have been given no right to write them.';
 
 create or replace function krai_core._tg_documents_delete_runs() returns trigger
 language plpgsql security definer
