@@ -52,17 +52,6 @@ $$;
 comment on function krai_core._stages_named(text) is
 'The rows of krai_core.stages of one name, or of an array of names given as text (["a", "b"] or {a,b}), in its order. Raises 22023 unknown_stage.';
 
--- Volatile, so that it sees what was committed since the statement that asks began.
-create or replace function krai_core._is_still_ready(p_run_id bigint) returns boolean
-language plpgsql volatile
-set search_path = ''
-as $$
-begin
-    return exists (select from krai_core.stage_runs r where r.id = p_run_id and r.status = 'ready');
-end;
-$$;
-comment on function krai_core._is_still_ready(bigint) is 'Whether a run is ready at this moment.';
-
 create or replace function krai_core._keep_failed_runs(p_stage_name text, p_document_ids uuid[], p_stages jsonb[]) returns void
 language plpgsql volatile
 set search_path = ''
@@ -121,8 +110,6 @@ begin
             from krai_core.stage_runs r
             join krai_core.documents d on d.id = any (array[r.document_id])
             where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = v_level and r.available_at <= v_now
-              -- What another has taken since this statement began would be locked, for nothing, and its holder kept waiting.
-              and (r.xmax = 0 or krai_core._is_still_ready(r.id))
               and coalesce(d.stage_status -> p_stage.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
               and d.stage_status -> p_stage.name is distinct from '"completed"'
               -- While the pipeline is being changed, the queue may be behind the truth.
@@ -365,7 +352,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_stages_named', '_is_still_ready', '_keep_failed_runs', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease',
+            '_stages_named', '_keep_failed_runs', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease',
             'claim_stages', 'get_next_document'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
