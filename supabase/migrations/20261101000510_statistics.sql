@@ -39,21 +39,21 @@ $$;
 comment on function krai_core._histograms() is
 'The durations of each stage by their buckets: how many there are, the buckets that hold any, and how many there are up to the end of each.';
 
+-- The bounds as a constant of the expression, here and below: as a variable they would be copied by each call.
 create or replace function krai_core._quantile_us(p_buckets integer[], p_upto double precision[], p_rank double precision) returns double precision
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-    v_bounds bigint[] := krai_core._bucket_bounds();
     v_place integer := least(width_bucket(p_rank, p_upto) + 1, cardinality(p_upto));
     v_before double precision := case v_place when 1 then 0 else p_upto[v_place - 1] end;
     v_share double precision := least(greatest((p_rank - v_before) / (p_upto[v_place] - v_before), 0), 1);
     v_bucket integer := p_buckets[v_place];
 begin
     return case
-        when v_bucket = 0 then v_bounds[1] * v_share
-        when v_bucket >= cardinality(v_bounds) then v_bounds[v_bucket]
-        else v_bounds[v_bucket] * (v_bounds[v_bucket + 1]::double precision / v_bounds[v_bucket]) ^ v_share end;
+        when v_bucket = 0 then 1000 * v_share
+        when v_bucket >= 141 then (krai_core._bucket_bounds())[141]
+        else (krai_core._bucket_bounds())[v_bucket] * 1.189207115 ^ v_share end;
 end;
 $$;
 comment on function krai_core._quantile_us(integer[], double precision[], double precision) is
@@ -64,9 +64,8 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-    v_bounds bigint[] := krai_core._bucket_bounds();
     v_total double precision := p_upto[cardinality(p_upto)];
-    v_bucket integer := width_bucket(p_elapsed_us::bigint, v_bounds);
+    v_bucket integer := width_bucket(p_elapsed_us::bigint, krai_core._bucket_bounds());
     v_place integer := width_bucket(v_bucket, p_buckets);
     v_before double precision := case when v_place < 2 then 0 else p_upto[v_place - 1] end;
     v_passed double precision;
@@ -75,10 +74,10 @@ begin
     v_passed := case
         when v_place = 0 then 0
         when p_buckets[v_place] < v_bucket then p_upto[v_place]
-        when v_bucket = 0 then v_before + (p_upto[v_place] - v_before) * p_elapsed_us / v_bounds[1]
-        when v_bucket >= cardinality(v_bounds) then v_before
+        when v_bucket = 0 then v_before + (p_upto[v_place] - v_before) * p_elapsed_us / 1000
+        when v_bucket >= 141 then v_before
         else v_before + (p_upto[v_place] - v_before)
-            * ln(p_elapsed_us / v_bounds[v_bucket]) / ln(v_bounds[v_bucket + 1]::double precision / v_bounds[v_bucket]) end;
+            * least(ln(p_elapsed_us / (krai_core._bucket_bounds())[v_bucket]) / ln(1.189207115), 1) end;
     if v_total - v_passed > 0.5 or p_elapsed_us <= 0 then
         o_p50 := greatest(krai_core._quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.5) - p_elapsed_us, 0);
         o_p90 := greatest(krai_core._quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.9) - p_elapsed_us, 0);
@@ -90,7 +89,7 @@ comment on function krai_core._remaining_us(integer[], double precision[], doubl
 
 create or replace function krai_core._flow_since(p_since timestamptz)
 returns table (stage_name text, arrived numeric, started numeric, retried numeric, completed numeric, failed numeric, skipped numeric,
-               waited numeric, wait_us numeric, work_us numeric)
+               waited numeric, wait_us numeric, work_us numeric, first_hour timestamptz)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -100,22 +99,22 @@ as $$
 begin
     return query
     select x.stage_name, sum(x.arrived), sum(x.started), sum(x.retried), sum(x.completed), sum(x.failed), sum(x.skipped),
-        sum(x.waited), sum(x.wait_us), sum(x.work_us)
+        sum(x.waited), sum(x.wait_us), sum(x.work_us), min(x.hour)
     from (
-        select f.stage_name, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
+        select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
         from (select s.name from krai_core.stages s union all select '') known
         -- Stage by stage: each is a range of the key, however many years there are.
         cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= p_since offset 0) f
         union all
-        select d.stage_name, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped, d.waited, d.wait_us, d.work_us
+        select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped, d.waited, d.wait_us, d.work_us
         from krai_core.stage_deltas d
-        where d.hour >= p_since
+        where d.hour >= p_since and d.arrived + d.started + d.runs_completed + d.runs_failed + d.runs_skipped > 0
     ) x
     group by x.stage_name;
 end;
 $$;
 comment on function krai_core._flow_since(timestamptz) is
-'What came, began and ended in the hours from p_since on, per stage; the empty name: documents that were inserted.';
+'What came, began and ended in the hours from p_since on, per stage, and the first of these hours in which anything did; the empty name: documents that were inserted.';
 
 create or replace function krai_core._oldest_ready(p_stage_name text) returns timestamptz
 language plpgsql stable
@@ -164,6 +163,20 @@ begin
             sum(k.skipped) as skipped, sum(k.timed) as timed, sum(k.duration_us) as duration_us
         from krai_core._stage_sums k group by k.stage_name
     ),
+    flow as materialized (
+        select x.stage_name, sum(x.waited) as waited, sum(x.wait_us) as wait_us, sum(x.completed) filter (where x.hour >= v_recent) as completed
+        from (
+            select f.stage_name, f.hour, f.waited, f.wait_us, f.completed
+            from krai_core.stages known
+            -- Stage by stage: each is a range of the key, however many years there are.
+            cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_recent - interval '23 hours' offset 0) f
+            union all
+            select d.stage_name, d.hour, d.waited, d.wait_us, d.runs_completed
+            from krai_core.stage_deltas d
+            where d.hour >= v_recent - interval '23 hours' and d.waited + d.runs_completed > 0
+        ) x
+        group by x.stage_name
+    ),
     busy as materialized (
         select r.stage_name, count(distinct coalesce(r.worker, r.id::text)) as workers
         from krai_core.stage_runs r
@@ -177,15 +190,14 @@ begin
         round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5) / 1e6)::numeric, 6),
         round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) / 1e6)::numeric, 6),
         round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.99) / 1e6)::numeric, 6),
-        round(day.wait_us / nullif(day.waited, 0) / 1000000, 6),
-        round(coalesce(recent.completed, 0) * 3600 / extract(epoch from v_now - v_recent), 3),
+        round(f.wait_us / nullif(f.waited, 0) / 1000000, 6),
+        round(coalesce(f.completed, 0) * 3600 / extract(epoch from v_now - v_recent), 3),
         krai_core._oldest_ready(s.name), coalesce(b.workers, 0)
     from krai_core.stages s
     left join sums whole on whole.stage_name = ''
     left join sums k on k.stage_name = s.name
     left join krai_core._histograms() h on h.stage_name = s.name
-    left join krai_core._flow_since(v_recent - interval '23 hours') day on day.stage_name = s.name
-    left join krai_core._flow_since(v_recent) recent on recent.stage_name = s.name
+    left join flow f on f.stage_name = s.name
     left join busy b on b.stage_name = s.name
     where s.enabled
     order by s.position;

@@ -151,7 +151,9 @@ begin
         select jsonb_agg(jsonb_build_object(
             'document_id', v.id, 'filename', v.filename, 'status', v.document_status, 'current_stage', v.current_stage,
             'progress', trim_scale(v.progress_percentage), 'stage_name', coalesce(p_stage_name, r.stage_name),
-            'stage', krai_core._repaired_stage(v.stage_status -> coalesce(p_stage_name, r.stage_name)),
+            'stage', case when v.stage_status -> coalesce(p_stage_name, r.stage_name) ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+                then v.stage_status -> coalesce(p_stage_name, r.stage_name)
+                else krai_core._repaired_stage(v.stage_status -> coalesce(p_stage_name, r.stage_name)) end,
             'run', case when p_with_run or r.stage_name = p_stage_name then jsonb_build_object('status', r.status, 'attempt', r.attempt, 'worker', r.worker,
                 'error', left(r.error, 4000), 'since', krai_core._iso(case r.status when 'ready' then r.available_at when 'running' then r.started_at else r.finished_at end))
             end) order by asked.place)

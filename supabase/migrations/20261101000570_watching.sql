@@ -48,23 +48,19 @@ $$;
 comment on function krai_core._share_done(jsonb) is
 'How much of a running stage is done, more than 0 to 1, by its progress or by units in its metadata such as pages_processed of total_pages, and by which of them (progress, units); null when it does not say.';
 
-create or replace function krai_core._run_estimate(p_stage jsonb, p_elapsed_us double precision, p_timed double precision, p_buckets integer[], p_upto double precision[],
-    out o_p50 double precision, out o_p90 double precision, out o_from text)
+create or replace function krai_core._run_estimate(p_stage jsonb, p_elapsed_us double precision, p_timed double precision, p_spread double precision,
+    p_buckets integer[], p_upto double precision[], out o_p50 double precision, out o_p90 double precision, out o_from text)
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
     v_share double precision;
-    v_spread double precision := 2;
 begin
     select d.o_share, d.o_from into v_share, o_from from krai_core._share_done(p_stage) d;
     if v_share is not null then
         -- The rate so far; and above it as much as runs of this stage differ, which matters the less the more is done.
-        if p_timed >= 5 then
-            v_spread := krai_core._quantile_us(p_buckets, p_upto, p_timed * 0.9) / greatest(krai_core._quantile_us(p_buckets, p_upto, p_timed * 0.5), 1);
-        end if;
         o_p50 := p_elapsed_us / v_share * (1 - v_share);
-        o_p90 := o_p50 * (1 + (v_spread - 1) * (1 - v_share));
+        o_p90 := o_p50 * (1 + (coalesce(p_spread, 2) - 1) * (1 - v_share));
     elsif p_timed >= 5 then
         select r.o_p50, r.o_p90 into o_p50, o_p90 from krai_core._remaining_us(p_buckets, p_upto, p_elapsed_us) r;
         o_from := case when o_p50 is null then 'unknown' else 'durations' end;
@@ -73,8 +69,8 @@ begin
     end if;
 end;
 $$;
-comment on function krai_core._run_estimate(jsonb, double precision, double precision, integer[], double precision[]) is
-'What is left of a running stage in microseconds, median and 90 % quantile, and from what that is estimated: progress, units, durations or unknown. The last three: the histogram of its stage.';
+comment on function krai_core._run_estimate(jsonb, double precision, double precision, double precision, integer[], double precision[]) is
+'What is left of a running stage in microseconds, median and 90 % quantile, and from what that is estimated: progress, units, durations or unknown. p_timed, p_buckets, p_upto: the histogram of its stage; p_spread: how many times its median the 90 % quantile of that is, null: not known.';
 
 create or replace function krai_core._running_stages(p_document_id uuid default null)
 returns table (document_id uuid, filename text, stage_name text, worker text, attempt integer, started_at timestamptz, running_seconds numeric,
@@ -93,7 +89,9 @@ declare
 begin
     return query
     with histograms as materialized (
-        select h.*, krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) as p95 from krai_core._histograms() h
+        select h.*, krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) as p95, case when h.timed >= 5 then
+            krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.9) / greatest(krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5), 1) end as spread
+        from krai_core._histograms() h
     ),
     running as materialized (
         -- The ids first: told which document, the planner takes its own runs, else those of each stage.
@@ -112,7 +110,7 @@ begin
     cross join lateral (
         select d.stage_status -> r.stage_name as stage, greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) x
     left join histograms h on h.stage_name = r.stage_name
-    cross join lateral krai_core._run_estimate(x.stage, x.elapsed_us, h.timed, h.buckets, h.upto) e;
+    cross join lateral krai_core._run_estimate(x.stage, x.elapsed_us, h.timed, h.spread, h.buckets, h.upto) e;
 end;
 $$;
 comment on function krai_core._running_stages(uuid) is 'The rows of vw_running_stages, of one document or (null) of all.';

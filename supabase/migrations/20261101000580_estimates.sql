@@ -163,23 +163,30 @@ end;
 $$;
 comment on function krai_core._empty_in(numeric, numeric, numeric) is 'Seconds until a queue is empty that p_capacity an hour leave and p_inflow an hour join; null: never, or unknown.';
 
-create or replace function krai_core._stage_rates(p_since timestamptz, p_hours numeric)
+create or replace function krai_core._stage_rates(p_flow jsonb, p_hours numeric)
 returns table (stage_name text, waiting bigint, running bigint, arrival numeric, drain numeric, avg_work numeric, workers numeric, per_worker numeric)
 language plpgsql stable
 set search_path = ''
 as $$
 begin
     return query
-    select v.stage_name, v.pending_count, v.processing_count, coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours,
-        f.work_us / nullif(f.completed + f.failed, 0) / 1000000,
-        greatest(v.processing_count, ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)),
-        (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0)
-    from krai_core._stage_statistics() v
-    left join krai_core._flow_since(p_since) f on f.stage_name = v.stage_name;
+    with sums as materialized (
+        select k.stage_name, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed + k.failed + k.skipped) as rest
+        from krai_core._stage_sums k group by k.stage_name
+    )
+    select s.name, (coalesce(whole.documents, 0) - coalesce(k.processing + k.rest, 0))::bigint, coalesce(k.processing, 0)::bigint,
+        coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours, f.work_us / nullif(f.completed + f.failed, 0) / 1000000,
+        greatest(coalesce(k.processing, 0), ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)), (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0)
+    from krai_core.stages s
+    left join sums whole on whole.stage_name = ''
+    left join sums k on k.stage_name = s.name
+    left join jsonb_to_recordset(p_flow) as f (stage_name text, arrived numeric, completed numeric, failed numeric, skipped numeric, work_us numeric)
+        on f.stage_name = s.name
+    where s.enabled;
 end;
 $$;
-comment on function krai_core._stage_rates(timestamptz, numeric) is
-'Per enabled stage: documents pending and processing; runs arriving and stages finished an hour; seconds of work a run; workers at work; stages that one of them finishes in an hour. p_since, p_hours: the hours that are looked at, and how many those are.';
+comment on function krai_core._stage_rates(jsonb, numeric) is
+'Per enabled stage: documents pending and processing; runs arriving and stages finished an hour; seconds of work a run; workers at work; stages that one of them finishes in an hour. p_flow: rows of _flow_since; p_hours: how many hours those are.';
 
 create or replace function krai_core.get_forecast(p_hours integer default 3) returns jsonb
 language plpgsql stable
@@ -188,6 +195,7 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_since timestamptz;
+    v_flow jsonb;
     v_span numeric;
     v_inflow numeric;
     v_rates jsonb;
@@ -197,15 +205,16 @@ begin
         perform krai_core._raise('22023', 'invalid_age', format('%s is no number of hours to look back', coalesce(p_hours::text, 'null')), '{}', 'Pass 1 to 720.');
     end if;
     -- From the first of these hours in which anything happened.
-    v_since := date_trunc('hour', v_now, 'UTC') - make_interval(hours => p_hours - 1);
-    v_since := greatest(v_since, (select min(f.hour) from krai_core.vw_stage_flow f where f.hour >= v_since));
+    select jsonb_agg(to_jsonb(f)), coalesce(min(f.first_hour), date_trunc('hour', v_now, 'UTC')), coalesce(sum(f.arrived) filter (where f.stage_name = ''), 0)
+    into v_flow, v_since, v_inflow
+    from krai_core._flow_since(date_trunc('hour', v_now, 'UTC') - make_interval(hours => p_hours - 1)) f;
     v_span := greatest(extract(epoch from v_now - v_since) / 3600, 0.01);
-    v_inflow := coalesce((select f.arrived from krai_core._flow_since(v_since) f where f.stage_name = ''), 0) / v_span;
+    v_inflow := v_inflow / v_span;
     v_rates := (select coalesce(jsonb_object_agg(r.stage_name, to_jsonb(r) || jsonb_build_object(
             'today', krai_core._empty_in(r.waiting, r.workers * r.per_worker, v_inflow),
             'one_more', krai_core._empty_in(r.waiting, (r.workers + 1) * r.per_worker, v_inflow),
             'one_fewer', krai_core._empty_in(r.waiting, (r.workers - 1) * r.per_worker, v_inflow))), '{}')
-        from krai_core._stage_rates(v_since, v_span) r);
+        from krai_core._stage_rates(v_flow, v_span) r);
     -- Empty is a queue when those before it are: what waits for them comes to it later.
     select jsonb_object_agg(x.key, jsonb_build_object(
         'waiting', x.value -> 'waiting', 'running', x.value -> 'running', 'arrival_per_hour', round((x.value ->> 'arrival')::numeric, 3),
