@@ -114,8 +114,9 @@ begin
     return query
     select x.run_id, x.document_id, x.since,
         (p_error is null or r.error ilike '%' || p_error || '%') and (p_fingerprint is null or r.error_fingerprint = p_fingerprint)
-        -- Of several runs of a document only the newest: the others come behind it.
-        and (cardinality(p_stages) = 1 or not exists (
+        -- Of several runs of a document only the newest: the others come behind it. Before the first page there is none.
+        and x.place = 1
+        and (cardinality(p_stages) = 1 or p_at = 'infinity' or not exists (
             select from krai_core.stage_runs o
             join unnest(p_stages, p_kinds) as source (stage_name, kind) on source.stage_name = o.stage_name
                 and source.kind = case o.status when 'ready' then 'ready' when 'running' then 'processing' else krai_core._state_of_run(o.status) end
@@ -125,10 +126,13 @@ begin
             select from krai_core.documents d
             where d.id = x.document_id and krai_core._stage_state(d.stage_status -> p_pending) = 'pending'))
     from (
-        select n.* from unnest(p_stages, p_kinds) as source (stage_name, kind)
-        cross join lateral krai_core._newest_runs(source.stage_name, source.kind, p_at, p_id, p_limit) n
-        order by n.since desc, n.run_id desc
-        limit p_limit
+        select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
+        from (
+            select n.* from unnest(p_stages, p_kinds) as source (stage_name, kind)
+            cross join lateral krai_core._newest_runs(source.stage_name, source.kind, p_at, p_id, p_limit) n
+            order by n.since desc, n.run_id desc
+            limit p_limit
+        ) page
     ) x
     join krai_core.stage_runs r on r.id = any (array[x.run_id])
     order by x.since desc, x.run_id desc;
@@ -187,8 +191,7 @@ declare
     v_seen integer := 0;
     v_asked integer;
     v_most integer := krai_core._checked_limit(p_limit, 1000);
-    -- What is passed over is little, unless an error is asked for.
-    v_size integer := case when coalesce(p_error, p_fingerprint) is null then p_limit else 1000 end;
+    v_size integer;
     v_next text;
 begin
     if p_stage_name is not null then
@@ -217,6 +220,8 @@ begin
     where case when v_status = 'pending' then s.name = any (krai_core._before(p_stage_name))
         when v_status is null then s.name = (select root.name from krai_core.stages root where root.enabled and root.waits_for = '{}' order by root.position limit 1)
         else s.enabled and p_stage_name is null or s.name = p_stage_name end;
+    -- As many as will do: some are of a document that is there already, and few may bear the error.
+    v_size := case when coalesce(p_error, p_fingerprint) is not null then 1000 when cardinality(v_stages) > 1 then least(v_most * 3, 1000) else v_most end;
     while cardinality(v_ids) < v_most and v_seen < 10000 loop
         v_next := null;
         v_asked := v_seen + v_size;

@@ -19,58 +19,29 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
-create or replace function krai_core._share_done(p_stage jsonb, out o_share double precision, out o_from text)
+create or replace function krai_core._share_of_units(p_metadata jsonb) returns double precision
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-    v_metadata jsonb := p_stage -> 'metadata';
     v_key text;
     v_done jsonb;
     v_total jsonb;
 begin
-    if jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' > '0' and p_stage -> 'progress' <= '100' then
-        o_share := (p_stage ->> 'progress')::double precision / 100;
-        o_from := 'progress';
-    elsif jsonb_typeof(v_metadata) = 'object' and v_metadata <> '{}' then
-        for v_key in select k.key from jsonb_object_keys(v_metadata) as k (key) where k.key ~ '.+_processed$' order by 1 loop
-            v_done := v_metadata -> v_key;
-            v_total := v_metadata -> ('total_' || left(v_key, -10));
+    if jsonb_typeof(p_metadata) = 'object' then
+        for v_key in select k.key from jsonb_object_keys(p_metadata) as k (key) where k.key ~ '.+_processed$' order by 1 loop
+            v_done := p_metadata -> v_key;
+            v_total := p_metadata -> ('total_' || left(v_key, -10));
             if jsonb_typeof(v_done) = 'number' and jsonb_typeof(v_total) = 'number' and v_done > '0' and v_total >= v_done and v_total < '1e15' then
-                o_share := (v_done #>> '{}')::double precision / (v_total #>> '{}')::double precision;
-                o_from := 'units';
-                return;
+                return (v_done #>> '{}')::double precision / (v_total #>> '{}')::double precision;
             end if;
         end loop;
     end if;
+    return null;
 end;
 $$;
-comment on function krai_core._share_done(jsonb) is
-'How much of a running stage is done, more than 0 to 1, by its progress or by units in its metadata such as pages_processed of total_pages, and by which of them (progress, units); null when it does not say.';
-
-create or replace function krai_core._run_estimate(p_stage jsonb, p_elapsed_us double precision, p_timed double precision, p_spread double precision,
-    p_buckets integer[], p_upto double precision[], out o_p50 double precision, out o_p90 double precision, out o_from text)
-language plpgsql immutable parallel safe
-set search_path = ''
-as $$
-declare
-    v_share double precision;
-begin
-    select d.o_share, d.o_from into v_share, o_from from krai_core._share_done(p_stage) d;
-    if v_share is not null then
-        -- The rate so far; and above it as much as runs of this stage differ, which matters the less the more is done.
-        o_p50 := p_elapsed_us / v_share * (1 - v_share);
-        o_p90 := o_p50 * (1 + (coalesce(p_spread, 2) - 1) * (1 - v_share));
-    elsif p_timed >= 5 then
-        select r.o_p50, r.o_p90 into o_p50, o_p90 from krai_core._remaining_us(p_buckets, p_upto, p_elapsed_us) r;
-        o_from := case when o_p50 is null then 'unknown' else 'durations' end;
-    else
-        o_from := 'unknown';
-    end if;
-end;
-$$;
-comment on function krai_core._run_estimate(jsonb, double precision, double precision, double precision, integer[], double precision[]) is
-'What is left of a running stage in microseconds, median and 90 % quantile, and from what that is estimated: progress, units, durations or unknown. p_timed, p_buckets, p_upto: the histogram of its stage; p_spread: how many times its median the 90 % quantile of that is, null: not known.';
+comment on function krai_core._share_of_units(jsonb) is
+'How much of a running stage is done, more than 0 to 1, by units in its metadata such as pages_processed of total_pages; null when it does not say.';
 
 create or replace function krai_core._running_stages(p_document_id uuid default null)
 returns table (document_id uuid, filename text, stage_name text, worker text, attempt integer, started_at timestamptz, running_seconds numeric,
@@ -101,16 +72,23 @@ begin
         select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running'
     )
     select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, round(x.elapsed_us::numeric / 1000000, 6),
-        r.heartbeat_at, r.lease_expires_at,
-        krai_core._progress_of(x.stage), x.stage -> 'metadata',
+        r.heartbeat_at, r.lease_expires_at, case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.stage -> 'metadata',
         case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and x.elapsed_us > h.p95 then 'slow' else 'working' end,
-        round((e.o_p50 / 1e6)::numeric, 6), round((e.o_p90 / 1e6)::numeric, 6), e.o_from
+        -- By its own rate so far; at most, above that as much as runs of the stage differ, which matters the less the more is done.
+        round((coalesce(x.elapsed_us / y.share * (1 - y.share), z.o_p50) / 1e6)::numeric, 6),
+        round((coalesce(x.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90) / 1e6)::numeric, 6),
+        case when y.share is not null and y.by_progress then 'progress' when y.share is not null then 'units' when z.o_p50 is not null then 'durations' else 'unknown' end
     from running r
     join krai_core.documents d on d.id = any (array[r.document_id])
     cross join lateral (
-        select d.stage_status -> r.stage_name as stage, greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) x
+        select d.stage_status -> r.stage_name as stage, d.stage_status -> r.stage_name -> 'progress' as progress,
+            greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) x
     left join histograms h on h.stage_name = r.stage_name
-    cross join lateral krai_core._run_estimate(x.stage, x.elapsed_us, h.timed, h.spread, h.buckets, h.upto) e;
+    cross join lateral (
+        select jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' as by_progress, case
+            when jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' then (x.progress #>> '{}')::double precision / 100
+            when x.stage -> 'metadata' <> '{}' then krai_core._share_of_units(x.stage -> 'metadata') end as share offset 0) y
+    left join lateral krai_core._remaining_us(h.buckets, h.upto, x.elapsed_us) z on y.share is null and h.timed >= 5;
 end;
 $$;
 comment on function krai_core._running_stages(uuid) is 'The rows of vw_running_stages, of one document or (null) of all.';
@@ -296,7 +274,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_share_done', '_run_estimate', '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
+            '_share_of_units', '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);
