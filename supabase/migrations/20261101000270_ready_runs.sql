@@ -179,7 +179,10 @@ declare
     v_adopted integer;
 begin
     update krai_core.stage_runs r
-    set is_current = false
+    set is_current = false,
+        -- Taken back by hand, as by reset_stage.
+        reset_at = case when r.reset_at is null and (
+            select krai_core._stage_state(d.stage_status -> r.stage_name) from krai_core.documents d where d.id = r.document_id) = 'pending' then v_now else r.reset_at end
     where r.document_id = any (p_document_ids) and r.is_current and not exists (
         select from krai_core._current_stages c
         where c.document_id = any (array[r.document_id]) and c.stage_name = any (array[r.stage_name]) and c.state = krai_core._state_of_run(r.status));

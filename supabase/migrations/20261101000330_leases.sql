@@ -115,7 +115,7 @@ begin
             v_stage_status := krai_core._hold(v_asked.document_id, v_asked.stage_name);
             v_stage := v_stage_status -> v_asked.stage_name;
             update krai_core.stage_runs r
-            set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true
+            set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true, progress = greatest(r.progress, krai_core._progress_of(v_stage))
             where r.id = v_run.id;
             if v_stage ->> 'status' = 'processing' then
                 perform krai_core._count_transition(v_asked.stage_name, v_stage, krai_core._pending_stage());

@@ -150,6 +150,7 @@ set search_path = ''
 as $$
 declare
     v_now timestamptz := clock_timestamp();
+    v_rows krai_core.vw_running_stages[] := array(select r from krai_core.vw_running_stages r where r.condition <> 'working');
     v_running jsonb;
     v_starved jsonb;
 begin
@@ -159,15 +160,11 @@ begin
             'Pass 0 or more.');
     end if;
     select jsonb_build_object(
-        'stalled', coalesce(jsonb_agg(to_jsonb(x) - 'place' order by x.place) filter (where x.condition = 'stalled'), '[]'),
-        'slow', coalesce(jsonb_agg(to_jsonb(x) - 'place' order by x.place) filter (where x.condition = 'slow'), '[]'))
-    into v_running
-    from (
-        select r.*, row_number() over (partition by r.condition order by case r.condition when 'stalled' then r.lease_expires_at else r.started_at end) as place
-        from krai_core._running_stages() r
-        where r.condition <> 'working'
-    ) x
-    where x.place <= p_limit;
+        'stalled', coalesce((select jsonb_agg(to_jsonb(x)) from (
+            select r.* from unnest(v_rows) r where r.condition = 'stalled' order by r.lease_expires_at limit p_limit) x), '[]'),
+        'slow', coalesce((select jsonb_agg(to_jsonb(x)) from (
+            select r.* from unnest(v_rows) r where r.condition = 'slow' order by r.started_at limit p_limit) x), '[]'))
+    into v_running;
     select coalesce(jsonb_agg(jsonb_build_object('stage_name', x.name, 'oldest_ready_at', krai_core._iso(x.oldest),
         'waiting_seconds', trim_scale(round(extract(epoch from v_now - x.oldest), 6)), 'is_paused', x.paused) order by x.position), '[]')
     into v_starved

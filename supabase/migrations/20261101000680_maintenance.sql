@@ -51,7 +51,9 @@ begin
           and not (p_keep_failures is not false and r.status in ('failed', 'lost'))
           and exists (
               select from krai_core.stage_runs later
-              where later.document_id = r.document_id and later.stage_name = r.stage_name and later.id > r.id and later.finished_at is not null)
+              where later.document_id = r.document_id and later.stage_name = r.stage_name and later.id > r.id and later.finished_at is not null
+                -- What was further than all that came after it still counts in the weighted progress.
+                and (coalesce(r.progress, 0) = 0 or later.status in ('completed', 'skipped') or later.progress >= r.progress))
         order by r.finished_at
         limit p_limit
         for update skip locked
