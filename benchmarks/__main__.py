@@ -76,7 +76,7 @@ class Bench:
 
     def say(self, text: str) -> None:
         """Tell the user what happens."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Go through items under a progress bar.
