@@ -1,0 +1,110 @@
+"""How many stage runs a second go through one Postgres, by the number of workers and by the batch.
+
+Each worker claims a batch of runs that do nothing and reports them as completed, over and over. The workers are light
+(pgbench over Postgres connections; bare HTTP through PostgREST), so that it is the database that is measured. Each
+point stands beside a single worker with the same batch, measured in the same round; the figures are medians of the
+rounds. All the while it is looked at what the sessions wait for.
+
+direct and postgrest work at documents that are new. contended finishes those first that have begun, so that workers
+meet at stages of one document. pooled is postgrest with 4 connections to Postgres for all workers instead of 20.
+
+--only takes direct, postgrest, contended, pooled, and of the batches 1, 10, 100, 500: --only direct,100
+"""
+
+import itertools
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+
+import psycopg
+
+from benchmarks.__main__ import Bench
+from benchmarks._throughput.clients import LAST_FIRST, Client, Direct, Rest
+from benchmarks._throughput.point import PREPARE, Point, measure
+from processors_v2.local import LocalSupabase
+
+CLIENTS: dict[str, Callable[[LocalSupabase], Client]] = {
+    "direct": Direct,
+    "postgrest": Rest,
+    "contended": partial(Direct, stages=LAST_FIRST),
+    "pooled": partial(Rest, pool=4),
+}
+BATCHES = {"1": 1, "10": 10, "100": 100, "500": 500}
+PARTS = (tuple(CLIENTS), tuple(BATCHES))
+# For those that stand beside direct and postgrest two sizes of batches are enough.
+FEW_BATCHES = {"contended": (10, 100), "pooled": (10, 100)}
+
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
+QUICK_WORKERS = (1, 8)
+ROUNDS = 3
+SECONDS = 3.0
+# More than are done in that time, of one stage each.
+DOCUMENTS = 24_000
+QUICK_DOCUMENTS = 8_000
+SETTINGS = {"max_connections": "120"}
+
+Points = dict[tuple[str, int, int], list[Point]]
+
+
+def run(bench: Bench) -> None:
+    """Measure all points, and report."""
+    clients = [name for name in CLIENTS if bench.wants(name, PARTS[0])]
+    batches = [size for name, size in BATCHES.items() if bench.wants(name, PARTS[1])]
+    counts, rounds, seconds = (QUICK_WORKERS, 1, 1.0) if bench.quick else (WORKERS, ROUNDS, SECONDS)
+    documents = QUICK_DOCUMENTS if bench.quick else DOCUMENTS
+    plan = [
+        (name, batch, workers)
+        for _, name, batch, workers in itertools.product(range(rounds), clients, batches, counts)
+        if batch in FEW_BATCHES.get(name, batches)
+    ]
+    points: Points = defaultdict(list)
+    with LocalSupabase(settings=SETTINGS) as local, psycopg.connect(local.database_url, autocommit=True) as connection:
+        connection.execute(PREPARE)
+        made = {name: CLIENTS[name](local) for name in clients}
+        for name, batch, workers in bench.progress(plan, "points"):
+            points[name, batch, workers].append(
+                measure(
+                    local,
+                    connection,
+                    made[name],
+                    workers=workers,
+                    batch=batch,
+                    documents=documents + 2 * workers * batch,
+                    seconds=seconds,
+                )
+            )
+    report(bench, points)
+
+
+def report(bench: Bench, points: Points) -> None:
+    """Add the figures of each point, and what holds for all of them."""
+    for (name, batch, workers), measured in points.items():
+        alone = points[name, batch, min(count for _, _, count in points)]
+        ratio = statistics.median(mine.rate / one.rate for mine, one in zip(measured, alone, strict=True))
+        value, baseline = (statistics.median(point.rate for point in each) for each in (measured, alone))
+        bench.add(f"{name}, batch {batch}, {workers} workers", value, "1/s", baseline, ratio)
+    for name, workers in dict.fromkeys((name, workers) for name, _, workers in points):
+        same = [point for key, each in points.items() if (key[0], key[2]) == (name, workers) for point in each]
+        share = statistics.mean(point.row_waits for point in same)
+        bench.add(f"{name}, {workers} workers, active sessions that wait for a row of another", 100 * share, "%")
+    for name in dict.fromkeys(name for name, _, _ in points):
+        report_client(bench, name, [point for key, each in points.items() if key[0] == name for point in each])
+
+
+def report_client(bench: Bench, name: str, points: list[Point]) -> None:
+    """Add what the workers of one kind waited for, and what went wrong."""
+    waits: Counter[str] = sum((point.waits for point in points), Counter())
+    for event, count in waits.most_common(5):
+        bench.add(f"{name}, active sessions: {event}", 100 * count / waits.total(), "%")
+    for what, count in {
+        "claims that did not fill their batch": sum(point.short for point in points),
+        "outcomes refused": sum(point.refused for point in points),
+        "deadlocks": max(point.deadlocks for point in points),
+        "errors": sum(point.errors for point in points),
+    }.items():
+        bench.add(f"{name}, {what}", count, "", target="none", ok=count == 0)
+    for said in dict.fromkeys(point.said for point in points if point.said):
+        bench.say(f"{name}: {said}")
+    share = max(point.client_share for point in points)
+    bench.add(f"{name}, most that the client itself took of one processor", 100 * share, "%")
