@@ -7,147 +7,16 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from rights import FROM_CATALOG, MATRIX
 
 from processors_v2.local import LocalSupabase
 
 ROLES = ["anon", "authenticated", "service_role"]
 
-# Every table, view and function of krai_core and what each role may do with it: s select, i insert, u update, d delete,
-# t truncate, f references, g trigger; (s) select of some columns; x execute; - nothing. A new object needs a row here.
-MATRIX = """
-object                                                       anon  authenticated  service_role
-table documents                                              -     -              siud
-table edited_documents                                       -     -              s
-table stage_prerequisites                                    -     s              s
-table stage_runs                                             -     (s)            siud
-table document_priorities                                    -     -              siud
-table stages                                                 -     s              su
-view vw_document_stages                                      -     s              s
-view vw_documents_by_stage                                   -     s              s
-view vw_stage_statistics                                     -     -              s
-view _ready_stages                                           -     -              s
-function start_stage(uuid,text,uuid,text,numeric)            -     -              x
-function update_stage_progress(uuid,text,numeric,jsonb,uuid) -     -              x
-function complete_stage(uuid,text,jsonb,uuid)                -     -              x
-function skip_stage(uuid,text,text,uuid)                     -     -              x
-function retry_stage(uuid,text,text)                         -     -              x
-function reset_stage(uuid,text,boolean,boolean,text)         -     -              x
-function heartbeat(jsonb)                                    -     -              x
-function get_document_progress(uuid)                         -     x              x
-function get_current_stage(uuid)                             -     x              x
-function can_start_stage(uuid,text)                          -     x              x
-function get_document_status(uuid)                           -     x              x
-function get_stage_statistics()                              -     -              x
-function cancel_document(uuid,text,text)                     -     -              x
-function claim_stages(text,text,integer,numeric,uuid)        -     -              x
-function disable_stage(text,text)                            -     -              x
-function explain_stage(uuid,text)                            -     -              x
-function fail_stage(uuid,text,text,jsonb,uuid,boolean)       -     -              x
-function fill_ready_runs(integer)                            -     -              x
-function finish_stages(jsonb)                                -     -              x
-function get_documents_ready_for(text,integer,text)          -     -              x
-function get_next_document(text,text,uuid)                   -     -              x
-function pause_stage(text,text)                              -     -              x
-function reap(integer)                                       -     -              x
-function rebuild_ready_runs()                                -     -              x
-function register_stage(text,text[],integer,text,numeric,integer,integer,integer,integer,text) -     -              x
-function release_stages(jsonb)                               -     -              x
-function resume_stage(text,text)                             -     -              x
-function retry_failed(text,text,timestamptz,integer,boolean,text) -     -              x
-function set_priority(uuid,integer,text)                     -     -              x
-function _raise(text,text,text,jsonb,text)                   -     x              x
-function _raise_unknown_document(uuid)                       -     x              x
-function _raise_conflict(text,uuid,text,text,text,text)      -     -              x
-function _iso(timestamptz)                                   -     x              x
-function _time_or_null(text)                                 -     x              x
-function _stage_state(jsonb)                                 -     x              x
-function _stage_named(text)                                  -     x              x
-function _pending_stage()                                    -     x              x
-function _default_stage_status()                             -     -              x
-function _repaired_stage(jsonb)                              -     x              x
-function _repaired(jsonb)                                    -     x              x
-function _is_sound(jsonb)                                    -     x              x
-function _checked_metadata(jsonb)                            -     -              x
-function _hold(uuid,text)                                    -     -              x
-function _held_run(text,uuid,text,uuid)                      -     -              x
-function _keep_last_run(uuid,text,jsonb,text,boolean)        -     -              x
-function _open_run(uuid,text,integer,uuid,text,numeric,timestamptz) - -            x
-function _completed_before(jsonb)                            -     -              -
-function _repair_rows(uuid[],boolean)                        -     -              -
-function _repair_willing(uuid[],boolean)                     -     -              -
-function _repair_batch(uuid,integer)                         -     -              -
-function _repair_held(uuid[],integer)                        -     -              -
-function _adopt_runs(uuid[])                                 -     -              x
-function _ago(timestamptz,timestamptz)                       -     -              x
-function _attach_repair_insert()                             -     -              -
-function _checked_lease(numeric)                             -     -              x
-function _checked_limit(integer,integer)                     -     -              x
-function _checked_outcomes(jsonb)                            -     -              x
-function _checked_runs(text,jsonb)                           -     -              x
-function _claim_ready(krai_core.stages,text,integer,numeric,uuid) -     -              x
-function _claim_ready_or_expired(krai_core.stages,text,integer,numeric,uuid) -     -              x
-function _claimed(uuid)                                      -     -              x
-function _close_stage(uuid,text,text,text,jsonb,uuid,boolean) -     -              x
-function _closed_stage(jsonb,text,text,jsonb,timestamptz,timestamptz) -     -              x
-function _derive_ready_runs(uuid[],text[],boolean)           -     -              x
-function _finish_one(jsonb)                                  -     -              x
-function _finish_usual(jsonb)                                -     -              x
-function _follow_legacy(uuid[])                              -     -              x
-function _follow_edit(uuid[])                                -     -              -
-function _kept_error(text)                                   -     -              x
-function _next_attempt(text,integer,timestamptz)             -     -              x
-function _place_in_queue(krai_core.stage_runs)               -     -              x
-function _rederived(uuid[])                                  -     -              x
-function _renew_default()                                    -     -              x
-function _requeue_expired(krai_core.stages,integer)          -     -              x
-function _retry_at(text,integer,timestamptz)                 -     -              x
-function _shown_error(text)                                  -     -              x
-function _skip_metadata(text)                                -     -              x
-function _sql_document_state(text)                           -     -              x
-function _sql_stage_state(text)                              -     -              x
-function _stages_named(text)                                 -     -              x
-function _started_stage(jsonb,timestamptz)                   -     -              x
-function _touched_by(text[])                                 -     -              x
-function _unfinished_prerequisites(uuid,text)                -     -              x
-function _waits_for(text)                                    -     -              -
-function _write(uuid,jsonb,text[],text)                      -     -              x
-function _tg_documents_repair()                              -     -              -
-function _tg_documents_keep_rest()                           -     -              -
-function _tg_documents_delete_runs()                         -     -              -
-function _tg_documents_edited()                              -     -              -
-function _tg_documents_inserted()                            -     -              -
-function _tg_pipeline_follow()                               -     -              -
-function _tg_pipeline_lock()                                 -     -              -
-"""
 READABLE_OF_RUNS = {
     "id", "document_id", "stage_name", "status", "attempt", "priority", "available_at", "lease_expires_at",
-    "heartbeat_at", "started_at", "finished_at", "error", "progress", "metadata", "retry_at", "reset_at",
+    "heartbeat_at", "started_at", "finished_at", "error", "progress", "metadata", "retry_at", "reset_at", "is_current",
 }  # fmt: skip
-FROM_CATALOG = """
-select case c.relkind when 'v' then 'view ' else 'table ' end || c.relname, role,
-       coalesce(nullif(concat(
-           case when has_table_privilege(role, c.oid, 'select') then 's'
-                when has_any_column_privilege(role, c.oid, 'select') then '(s)' end,
-           case when has_any_column_privilege(role, c.oid, 'insert') then 'i' end,
-           case when has_any_column_privilege(role, c.oid, 'update') then 'u' end,
-           case when has_table_privilege(role, c.oid, 'delete') then 'd' end,
-           case when has_table_privilege(role, c.oid, 'truncate') then 't' end,
-           case when has_any_column_privilege(role, c.oid, 'references') then 'f' end,
-           case when has_table_privilege(role, c.oid, 'trigger') then 'g' end), ''), '-')
-from pg_class c, unnest(%s::text[]) role
-where c.relnamespace = 'krai_core'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
-union all
-select case p.prokind when 'p' then 'procedure ' else 'function ' end || p.proname || '('
-       || replace(replace(oidvectortypes(p.proargtypes), ', ', ','), 'timestamp with time zone', 'timestamptz') || ')',
-       role, case when has_function_privilege(role, p.oid, 'execute') then 'x' else '-' end
-from pg_proc p, unnest(%s::text[]) role
-where p.pronamespace = 'krai_core'::regnamespace
-union all
-select 'sequence ' || c.relname, role, 'some'
-from pg_class c, unnest(%s::text[]) role
-where c.relnamespace = 'krai_core'::regnamespace and c.relkind = 'S'
-  and has_sequence_privilege(role, c.oid, 'usage, select, update')
-"""
 
 
 def test_every_object_grants_what_the_matrix_says(alone) -> None:
@@ -234,13 +103,25 @@ def test_anon_is_refused_over_http(local: LocalSupabase) -> None:
     assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(401, "42501")] * 4
 
 
-def test_statistics_are_for_service_role(local: LocalSupabase) -> None:
-    """A signed-in user gets 42501 and HTTP 403 for statistics, by function and by view."""
-    headers = {"Authorization": f"Bearer {local.key('authenticated')}", "Accept-Profile": "krai_core"}
-    with httpx.Client(base_url=local.url, headers=headers, trust_env=False) as http:
-        for path in ("/rpc/get_stage_statistics", "/vw_stage_statistics"):
-            answer = http.get(path)
-            assert (answer.status_code, answer.json()["code"]) == (403, "42501")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/vw_stage_statistics", "/vw_stage_flow", "/vw_running_stages", "/stage_counters", "/stage_deltas",
+        "/stage_flow",
+        "/rpc/get_stage_statistics", "/rpc/list_documents", "/rpc/get_failures", "/rpc/get_stuck_stages",
+        "/rpc/get_workers", "/rpc/get_forecast",
+        "/rpc/get_document_eta?p_document_id=00000000-0000-0000-0000-000000000000",
+    ],
+)  # fmt: skip
+def test_statistics_are_for_service_role(local: LocalSupabase, path: str) -> None:
+    """A signed-in user gets 42501 and HTTP 403 for what tells of all documents; service_role gets an answer by GET."""
+    with httpx.Client(base_url=local.url, trust_env=False) as http:
+        headers = {"Authorization": f"Bearer {local.key('authenticated')}", "Accept-Profile": "krai_core"}
+        answer = http.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "42501")
+        headers["Authorization"] = f"Bearer {local.key('service_role')}"
+        # Of a document that is not there it is told as well.
+        assert http.get(path, headers=headers).status_code == (404 if "document_id" in path else 200)
 
 
 @pytest.fixture
@@ -276,9 +157,30 @@ def test_an_owner_sees_his_documents_through_views_and_functions(alone, tenants:
     assert session.rows("select document_id, status from krai_core.stage_runs") == [(mine, "running")]
     assert session.call("get_document_status", mine)["current_stage"] == "upload"
     assert session.call("get_document_progress", mine) == 0
+    assert session.call("get_weighted_progress", mine) == 0
     assert session.call("get_current_stage", mine) == "upload"
     assert session.call("can_start_stage", mine, "upload") is False
     assert session.refused("get_document_status", theirs).word == "unknown_document"
+
+
+def test_an_owner_sees_the_timeline_of_his_documents_without_names(alone, tenants: Callable) -> None:
+    """All runs of his own document, worker and actor null; the service sees both; others' documents are unknown."""
+    owner = uuid.uuid4()
+    mine, theirs = alone.document(owner=owner), alone.document(owner=uuid.uuid4())
+    for document in (mine, theirs):
+        alone.call("start_stage", document, "upload", p_worker="anna")
+        alone.call("fail_stage", document, "upload", "broken")
+        alone.call("retry_stage", document, "upload", "bert")
+    session = tenants(owner)
+    told = session.call("get_document_timeline", mine)["runs"]
+    assert [(run["status"], run["error"], run["worker"], run["actor"]) for run in told] == [
+        ("failed", "broken", None, None),
+        ("ready", None, None, None),
+    ]
+    names = {(run["worker"], run["actor"]) for run in alone.call("get_document_timeline", mine)["runs"]}
+    assert names == {("anna", "bert"), (None, None)}
+    for function in ("get_document_timeline", "get_weighted_progress"):
+        assert session.refused(function, theirs).word == "unknown_document"
 
 
 @pytest.mark.triggers_off
@@ -302,7 +204,7 @@ def test_a_stranger_sees_nothing(alone, tenants: Callable) -> None:
         assert session.value(f"select count(*) from krai_core.{relation}") == 0
     for function, arguments in (
         ("get_document_status", ()), ("get_document_progress", ()), ("get_current_stage", ()),
-        ("can_start_stage", ("upload",)),
+        ("get_document_timeline", ()), ("get_weighted_progress", ()), ("can_start_stage", ("upload",)),
     ):  # fmt: skip
         refusal = session.refused(function, document, *arguments)
         assert (refusal.sqlstate, refusal.word) == ("PT404", "unknown_document")
@@ -344,6 +246,12 @@ def test_the_credentials_of_runs_are_unreadable(tenants: Callable) -> None:
         "select krai_core.claim_stages('upload', 'w')",
         "select krai_core.register_stage('mine')",
         "select krai_core.fill_ready_runs()",
+        "select krai_core.rebuild_statistics()",
+        "select krai_core.prune_runs()",
+        "select krai_core.schedule_maintenance()",
+        "insert into krai_core.stage_deltas (documents) values (1)",
+        "update krai_core.stage_counters set completed = 0",
+        "delete from krai_core.stage_flow",
         "insert into krai_core.document_priorities (document_id, priority) values (gen_random_uuid(), 1)",
         "select krai_core._tg_documents_repair()",
         "select krai_core._repair_batch(null, 1)",

@@ -15,14 +15,17 @@ from processors_v2._local.project import migration_files, migrations_folder
 MIGRATIONS = migration_files(migrations_folder())
 # What fires for anybody who writes documents, and must touch what he may not.
 DEFINERS = {
-    "_tg_documents_repair", "_tg_documents_inserted", "_tg_documents_edited", "_tg_documents_delete_runs",
-    "_tg_documents_keep_rest", "_tg_pipeline_lock", "_tg_pipeline_follow",
+    "_tg_documents_repair", "_tg_documents_note", "_tg_documents_inserted", "_tg_documents_edited",
+    "_tg_documents_delete_runs", "_tg_documents_keep_rest", "_tg_pipeline_lock", "_tg_pipeline_follow",
 }  # fmt: skip
-# What service_role calls and may not do itself: write the pipeline, alter the table, write legacy columns.
-LENT = {"register_stage", "disable_stage", "fill_ready_runs", "_renew_default", "_follow_legacy"}
+# What service_role calls and may not do itself: write the pipeline, alter the table, write legacy columns, plan jobs.
+LENT = {
+    "register_stage", "disable_stage", "fill_ready_runs", "schedule_maintenance", "_renew_default", "_follow_legacy",
+}  # fmt: skip
 READERS = {
     "get_document_progress", "get_current_stage", "can_start_stage", "get_document_status", "get_stage_statistics",
-    "explain_stage", "get_documents_ready_for",
+    "explain_stage", "get_documents_ready_for", "list_documents", "get_failures", "get_stuck_stages", "get_workers",
+    "get_document_timeline", "get_weighted_progress", "get_document_eta", "get_forecast",
 }  # fmt: skip
 FUNCTIONS = "from pg_proc p where p.pronamespace = 'krai_core'::regnamespace"
 files = pytest.mark.parametrize("path", MIGRATIONS, ids=[path.stem for path in MIGRATIONS])
@@ -43,8 +46,8 @@ def test_every_function_pins_its_search_path(service) -> None:
     assert _names(service, f"not {pinned}") == set()
 
 
-def test_only_triggers_and_five_others_run_with_the_rights_of_their_owner(service) -> None:
-    """SECURITY DEFINER is for triggers, which nobody may execute, and for five that service_role alone may."""
+def test_only_triggers_and_six_others_run_with_the_rights_of_their_owner(service) -> None:
+    """SECURITY DEFINER is for triggers, which nobody may execute, and for six that service_role alone may."""
     assert _names(service, "p.prosecdef") == DEFINERS | LENT
     assert _names(service, "p.prorettype = 'trigger'::regtype") == DEFINERS
     for role, lent in (("anon", set()), ("authenticated", set()), ("service_role", LENT)):

@@ -1,7 +1,8 @@
-"""vw_stage_statistics and get_stage_statistics: counts by state, average durations, eight rows always."""
+"""vw_stage_statistics and get_stage_statistics: what they tell of each stage, and in which shape."""
 
 import re
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,13 @@ STAGES = [
     "upload", "text_extraction", "image_processing", "classification",
     "metadata_extraction", "storage", "embedding", "search_indexing",
 ]  # fmt: skip
-ZERO = {"pending": 0, "processing": 0, "completed": 0, "failed": 0, "skipped": 0, "avg_duration": None}
+COUNTS = ("pending", "processing", "completed", "failed", "skipped")
+ZERO = dict.fromkeys(COUNTS, 0) | {"avg_duration": None}
+# What the seed's payload has not.
+MORE = {
+    "timed", "p50_duration", "p95_duration", "p99_duration", "avg_wait", "throughput_per_hour", "oldest_waiting_at",
+    "oldest_waiting", "workers_busy",
+}  # fmt: skip
 
 
 def _documents(alone, stage: str, state: str, durations: list[float | None]) -> None:
@@ -17,11 +24,21 @@ def _documents(alone, stage: str, state: str, durations: list[float | None]) -> 
         alone.document(stage_status={stage: {"status": state, "duration_seconds": duration}})
 
 
+def _of_seed(alone, stage: str) -> dict[str, Any]:
+    """The fields that the seed names; all others are there as well."""
+    said = alone.call("get_stage_statistics")["stages"][stage]
+    assert set(said) == set(ZERO) | MORE
+    return {name: said[name] for name in ZERO}
+
+
 def test_without_documents_there_are_eight_rows_of_zeros_in_pipeline_order(alone) -> None:
-    """An empty table is no empty answer."""
+    """An empty table is no empty answer: counts are 0, what is not known is null."""
     rows = alone.rows("select * from krai_core.vw_stage_statistics")
-    assert rows == [(stage, 0, 0, 0, 0, 0, None, None) for stage in STAGES]
-    assert alone.call("get_stage_statistics")["stages"] == dict.fromkeys(STAGES, ZERO)
+    nothing = (0,) * 5 + (None, None, 0, None, None, None, None, 0, None, None, 0)
+    assert rows == [(stage, *nothing) for stage in STAGES]
+    answer = alone.call("get_stage_statistics")["stages"]
+    zero = ZERO | dict.fromkeys(MORE) | {"timed": 0, "throughput_per_hour": 0, "workers_busy": 0}
+    assert answer == dict.fromkeys(STAGES, zero)
 
 
 def test_the_statistics_payload_of_the_seed_field_by_field(alone) -> None:
@@ -35,7 +52,7 @@ def test_the_statistics_payload_of_the_seed_field_by_field(alone) -> None:
     answer = alone.call("get_stage_statistics")
     assert set(answer) == {"timestamp", "stages"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", answer["timestamp"])
-    assert answer["stages"]["upload"] == {
+    assert _of_seed(alone, "upload") == {
         "pending": 5 + 149,
         "processing": 2,
         "completed": 143,
@@ -43,7 +60,7 @@ def test_the_statistics_payload_of_the_seed_field_by_field(alone) -> None:
         "skipped": 0,
         "avg_duration": 1.2,
     }
-    assert answer["stages"]["text_extraction"] == {
+    assert _of_seed(alone, "text_extraction") == {
         "pending": 3 + 151,
         "processing": 4,
         "completed": 140,
@@ -51,7 +68,7 @@ def test_the_statistics_payload_of_the_seed_field_by_field(alone) -> None:
         "skipped": 0,
         "avg_duration": 45.8,
     }
-    assert answer["stages"]["storage"] == ZERO | {"pending": 300}
+    assert _of_seed(alone, "storage") == ZERO | {"pending": 300}
 
 
 @pytest.mark.triggers_off
@@ -61,10 +78,11 @@ def test_counts_by_state_add_up_to_the_documents(alone) -> None:
     for state in ("processing", "completed", "failed", "skipped", "in_progress"):
         alone.document(stage_status={"storage": {"status": state}})
     alone.document(stage_status=None)
-    stages = alone.call("get_stage_statistics")["stages"]
-    assert stages["storage"] == ZERO | {"pending": 2, "processing": 1, "completed": 1, "failed": 1, "skipped": 1}
-    for counts in stages.values():
-        assert sum(count for name, count in counts.items() if name != "avg_duration") == 6
+    alone.call("rebuild_statistics")
+    expected = ZERO | {"pending": 2, "processing": 1, "completed": 1, "failed": 1, "skipped": 1}
+    assert _of_seed(alone, "storage") == expected
+    for said in alone.call("get_stage_statistics")["stages"].values():
+        assert sum(said[name] for name in COUNTS) == 6
 
 
 def test_the_average_leaves_out_what_was_not_timed(alone) -> None:
@@ -116,14 +134,16 @@ def test_the_queries_of_the_seed_run_as_written(alone) -> None:
 
 
 def test_the_view_has_the_columns_of_the_seed(alone) -> None:
-    """The seven columns by name, and the duration under its second name."""
+    """The seven columns by name, the duration under its second name, and then what there is beyond the seed."""
     columns = alone.value(
         "select array_agg(attname::text order by attnum) from pg_attribute "
         "where attrelid = 'krai_core.vw_stage_statistics'::regclass and attnum > 0"
     )
     assert columns == [
         "stage_name", "pending_count", "processing_count", "completed_count", "failed_count", "skipped_count",
-        "avg_duration_seconds", "duration_seconds",
+        "avg_duration_seconds", "duration_seconds", "timed_count", "p50_duration_seconds", "p95_duration_seconds",
+        "p99_duration_seconds", "avg_wait_seconds", "throughput_per_hour", "oldest_waiting_at",
+        "oldest_waiting_seconds", "workers_busy",
     ]  # fmt: skip
 
 
