@@ -25,3 +25,6 @@ create unlogged table scale.planned (
     number bigint, document_id uuid, created_at timestamptz, position integer, stage_name text, state "char", is_ready boolean,
     before text, ready_at timestamptz, started_at timestamptz, finished_at timestamptz, seconds double precision,
     attempt integer, retry_at timestamptz, error text, metadata jsonb, claim_id uuid, worker text);
+-- Vacuumed once, at the end.
+alter table krai_core.documents set (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+alter table krai_core.stage_runs set (autovacuum_enabled = off);
