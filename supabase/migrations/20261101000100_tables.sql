@@ -238,9 +238,11 @@ create index if not exists stage_runs_skipped
     on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('skipped', 'cancelled');
 create index if not exists stage_runs_failed
     on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('failed', 'lost');
--- The newest failures by their kind, without a look at the rows.
+-- The newest failures by their kind, without a look at the rows. Its condition is narrower by a word, lest it be taken for
+-- the index above.
 create index if not exists stage_runs_failures
-    on krai_core.stage_runs (finished_at) include (stage_name, error_fingerprint, attempt, id) where is_current and status in ('failed', 'lost');
+    on krai_core.stage_runs (finished_at) include (stage_name, error_fingerprint, attempt, id)
+    where is_current and status in ('failed', 'lost') and error_fingerprint is not null;
 -- What may be pruned, oldest first.
 create index if not exists stage_runs_superseded
     on krai_core.stage_runs (finished_at) where finished_at is not null and not is_current;

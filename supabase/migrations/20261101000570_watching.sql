@@ -195,22 +195,20 @@ begin
         perform krai_core._stage_named(p_stage_name);
     end if;
     return (
-        with newest as materialized (
-            select r.stage_name, r.error_fingerprint, r.finished_at, r.attempt, r.id
-            from krai_core.stage_runs r
-            where r.is_current and r.status in ('failed', 'lost') and (p_stage_name is null or r.stage_name = p_stage_name)
-              and (p_since is null or r.finished_at >= p_since)
-            order by r.finished_at desc limit 10001
-        ),
-        looked_at as (
-            select n.* from newest n limit 10000
+        with kinds as materialized (
+            select n.stage_name, n.error_fingerprint, count(*) as count, min(n.finished_at) as first_at, max(n.finished_at) as last_at,
+                max(n.attempt) as max_attempt, max(n.id) as sample_id
+            from (
+                select r.stage_name, r.error_fingerprint, r.finished_at, r.attempt, r.id
+                from krai_core.stage_runs r
+                where r.is_current and r.status in ('failed', 'lost') and r.error_fingerprint is not null
+                  and (p_stage_name is null or r.stage_name = p_stage_name) and (p_since is null or r.finished_at >= p_since)
+                order by r.finished_at desc limit 10000
+            ) n
+            group by n.error_fingerprint, n.stage_name
         ),
         groups as (
-            select l.stage_name, l.error_fingerprint, count(*) as count, min(l.finished_at) as first_at, max(l.finished_at) as last_at,
-                max(l.attempt) as max_attempt, max(l.id) as sample_id
-            from looked_at l
-            group by l.stage_name, l.error_fingerprint
-            order by 3 desc, 5 desc limit p_limit
+            select k.* from kinds k order by k.count desc, k.last_at desc limit p_limit
         )
         select jsonb_build_object(
             'groups', coalesce(jsonb_agg(jsonb_build_object('stage_name', g.stage_name, 'fingerprint', g.error_fingerprint::text, 'count', g.count,
@@ -218,14 +216,14 @@ begin
                 'error', krai_core._folded_error(sample.error),
                 'sample', jsonb_build_object('document_id', sample.document_id, 'attempt', sample.attempt, 'error', krai_core._shown_error(sample.error)))
                 order by g.count desc, g.last_at desc), '[]'),
-            'looked_at', (select count(*) from looked_at), 'is_all', (select count(*) <= 10000 from newest))
+            'looked_at', (select coalesce(sum(k.count), 0) from kinds k), 'is_all', (select coalesce(sum(k.count), 0) < 10000 from kinds k))
         from groups g
         join krai_core.stage_runs sample on sample.id = any (array[g.sample_id]));
 end;
 $$;
 comment on function krai_core.get_failures(text, timestamptz, integer) is
 'Failed stages by the kind of their error, the most frequent first: {"groups": [{stage_name, fingerprint, count, first_at, last_at, max_attempt, error, sample}], "looked_at", "is_all"}.
-Counted are stages that are failed now, those with a retry to come included; of those the newest 10,000 (looked_at says how many there were, is_all whether these are all). p_stage_name: null for all. p_since: failed then or later. p_limit: groups, 1 to 1000. error: the error with its ids, digits and paths folded out; sample: {document_id, attempt, error} of the newest. list_documents gives the documents of a fingerprint. Times: ISO 8601, UTC. For service_role. Raises 22023 unknown_stage or invalid_limit.';
+Counted are stages that are failed now, those with a retry to come included; of those the newest 10,000 (looked_at says how many that were, is_all that there are no more). p_stage_name: null for all. p_since: failed then or later. p_limit: groups, 1 to 1000. error: the error with its ids, digits and paths folded out; sample: {document_id, attempt, error} of the newest. list_documents gives the documents of a fingerprint. Times: ISO 8601, UTC. For service_role. Raises 22023 unknown_stage or invalid_limit.';
 
 create or replace function krai_core.get_document_timeline(p_document_id uuid) returns jsonb
 language plpgsql stable
