@@ -243,6 +243,9 @@ create index if not exists stage_runs_failed
 create index if not exists stage_runs_failures
     on krai_core.stage_runs (finished_at) include (stage_name, error_fingerprint, attempt, id)
     where is_current and status in ('failed', 'lost') and error_fingerprint is not null;
+-- The newest failures of one kind.
+create index if not exists stage_runs_fingerprint
+    on krai_core.stage_runs (error_fingerprint, finished_at) where is_current and status in ('failed', 'lost');
 -- What may be pruned, oldest first.
 create index if not exists stage_runs_superseded
     on krai_core.stage_runs (finished_at) where finished_at is not null and not is_current;

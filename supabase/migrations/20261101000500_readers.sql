@@ -65,9 +65,9 @@ declare
     v_stages text := (
         select string_agg(format(
             $q$case
-        when d.stage_status -> %1$L ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
-            then d.stage_status -> %1$L
-        else krai_core._repaired_stage(d.stage_status -> %1$L)
+        when w.whole -> %1$L ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+            then w.whole -> %1$L
+        else krai_core._repaired_stage(w.whole -> %1$L)
     end as %2$I$q$, name, name || '_status'), E',\n    ' order by place)
         from unnest(array['upload', 'text_extraction', 'image_processing', 'classification',
                           'metadata_extraction', 'storage', 'embedding', 'search_indexing']) with ordinality as eight (name, place));
@@ -95,9 +95,13 @@ select
     d.stage_status,
     o.document_status%s
 from krai_core.documents d
+-- Unpacked once: a stored value that is large is compressed, and would be unpacked for each of its stages.
+cross join lateral (
+    select case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status || '{}' else d.stage_status end as whole offset 0
+) w
 cross join lateral (
     %s
-) o$q$, v_stages, v_columns, krai_core._sql_document_state('d.stage_status'));
+) o$q$, v_stages, v_columns, krai_core._sql_document_state('w.whole'));
 end $$;
 comment on view krai_core.vw_document_stages is 'One row per document and enabled stage.';
 comment on column krai_core.vw_document_stages.document_id is 'The document.';

@@ -38,7 +38,7 @@ comment on function krai_core._cursor_of(text) is 'The place in a list that a pa
 
 -- One range of one index for each kind of run. What is asked is written out for each, because only so the planner sees the
 -- index that holds just those.
-create or replace function krai_core._newest_runs(p_stage_name text, p_kind text, p_at timestamptz, p_id bigint, p_limit integer)
+create or replace function krai_core._newest_runs(p_stage_name text, p_kind text, p_at timestamptz, p_id bigint, p_limit integer, p_fingerprint bigint default null)
 returns table (run_id bigint, document_id uuid, since timestamptz)
 language plpgsql stable
 set search_path = ''
@@ -57,6 +57,15 @@ begin
     elsif p_kind = 'skipped' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
         where r.stage_name = p_stage_name and r.is_current and r.status in ('skipped', 'cancelled') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+        order by r.finished_at desc, r.id desc limit p_limit;
+    elsif p_kind = 'failed' and p_fingerprint is not null then
+        return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
+        where r.error_fingerprint = p_fingerprint and r.is_current and r.status in ('failed', 'lost') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+          and (p_stage_name is null or r.stage_name = p_stage_name)
+        order by r.finished_at desc, r.id desc limit p_limit;
+    elsif p_kind = 'failed' and p_stage_name is null then
+        return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
+        where r.error_fingerprint is not null and r.is_current and r.status in ('failed', 'lost') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'failed' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
@@ -79,8 +88,8 @@ begin
     end if;
 end;
 $$;
-comment on function krai_core._newest_runs(text, text, timestamptz, bigint, integer) is
-'The newest runs of a stage of one kind (ready, processing, completed, failed, skipped) behind a place, at most p_limit, of ready ones for each priority: run, document, since when.';
+comment on function krai_core._newest_runs(text, text, timestamptz, bigint, integer, bigint) is
+'The newest runs of a stage of one kind (ready, processing, completed, failed, skipped) behind a place, at most p_limit, of ready ones for each priority: run, document, since when. Of failed ones, a stage of null is any, and those of one fingerprint can be asked for.';
 
 create or replace function krai_core._before(p_stage_name text) returns text[]
 language plpgsql stable
@@ -113,14 +122,15 @@ as $$
 begin
     return query
     select x.run_id, x.document_id, x.since,
-        (p_error is null or r.error ilike '%' || p_error || '%') and (p_fingerprint is null or r.error_fingerprint = p_fingerprint)
+        (p_error is null or r.error ilike '%' || p_error || '%')
         -- Of several runs of a document only the newest: the others come behind it. Before the first page there is none.
         and x.place = 1
-        and (cardinality(p_stages) = 1 or p_at = 'infinity' or not exists (
+        and (cardinality(p_stages) = 1 and p_stages[1] is not null or p_at = 'infinity' or not exists (
             select from krai_core.stage_runs o
-            join unnest(p_stages, p_kinds) as source (stage_name, kind) on source.stage_name = o.stage_name
+            join unnest(p_stages, p_kinds) as source (stage_name, kind) on (source.stage_name is null or source.stage_name = o.stage_name)
                 and source.kind = case o.status when 'ready' then 'ready' when 'running' then 'processing' else krai_core._state_of_run(o.status) end
             where o.document_id = x.document_id and (o.status in ('ready', 'running') or o.is_current)
+              and (p_fingerprint is null or o.error_fingerprint = p_fingerprint)
               and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (x.since, x.run_id)))
         and (p_pending is null or exists (
             select from krai_core.documents d
@@ -129,7 +139,7 @@ begin
         select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
         from (
             select n.* from unnest(p_stages, p_kinds) as source (stage_name, kind)
-            cross join lateral krai_core._newest_runs(source.stage_name, source.kind, p_at, p_id, p_limit) n
+            cross join lateral krai_core._newest_runs(source.stage_name, source.kind, p_at, p_id, p_limit, p_fingerprint) n
             order by n.since desc, n.run_id desc
             limit p_limit
         ) page
@@ -220,9 +230,13 @@ begin
     where case when v_status = 'pending' then s.name = any (krai_core._before(p_stage_name))
         when v_status is null then s.name = (select root.name from krai_core.stages root where root.enabled and root.waits_for = '{}' order by root.position limit 1)
         else s.enabled and p_stage_name is null or s.name = p_stage_name end;
+    if p_stage_name is null and v_status = 'failed' then
+        v_stages := array[null]::text[];
+        v_kinds := array['failed'];
+    end if;
     -- As many as will do: some are of a document that is there already, and few may bear the error.
-    v_size := case when coalesce(p_error, p_fingerprint) is not null then 1000 when cardinality(v_stages) > 1 then least(v_most * 3, 1000) else v_most end;
-    while cardinality(v_ids) < v_most and v_seen < 10000 loop
+    v_size := least(v_most * case when p_error is not null then 4 when cardinality(v_stages) > 1 then 3 else 1 end, 1000);
+    while cardinality(v_ids) < v_most and v_seen < 2000 loop
         v_next := null;
         v_asked := v_seen + v_size;
         for v_page in
@@ -237,15 +251,15 @@ begin
         end loop;
         exit when v_next is null or v_seen < v_asked;
         v_place := krai_core._cursor_of(v_next);
-        v_size := least(v_size * 4, 1000);
+        v_size := least(v_size * case when p_error is not null then 1 else 4 end, 1000);
     end loop;
     return jsonb_build_object('documents', krai_core._listed(v_ids, p_stage_name, p_stage_name is null),
-        'next', case when cardinality(v_ids) = v_most or v_seen >= 10000 then v_next end);
+        'next', case when cardinality(v_ids) = v_most or v_seen >= 2000 then v_next end);
 end;
 $$;
 comment on function krai_core.list_documents(text, text, integer, text, text, text) is
 'Documents by stage and status, newest first, a page at a time: {"documents": [{document_id, filename, status, current_stage, progress, stage_name, stage, run}], "next": text or null}.
-p_stage_name: null with failed or processing means any stage, a document once; null without a status means all documents. p_status: pending, processing, completed, failed or skipped; null: any. Newest: by when the stage came into that state; what is pending by when the newest of the stages before it became ready, began or failed. p_limit: 1 to 1000. p_after: the next of the page before. p_error: part of the error, letter case aside; % and _ as in LIKE. p_fingerprint: of a group of get_failures. Both look at 10,000 failures at a time and may give a short page with a next. stage: the seven keys of the stage; run: {status, attempt, worker, error, since} of the run that the stage stands on, null where it has none. Raises 22023 unknown_stage, invalid_status, invalid_limit, invalid_cursor or invalid_fingerprint.';
+p_stage_name: null with failed or processing means any stage, a document once; null without a status means all documents. p_status: pending, processing, completed, failed or skipped; null: any. Newest: by when the stage came into that state; what is pending by when the newest of the stages before it became ready, began or failed. p_limit: 1 to 1000. p_after: the next of the page before. p_error: part of the error, letter case aside; % and _ as in LIKE. p_fingerprint: of a group of get_failures. A page that passes over 2,000 runs, for an error that few bear, ends there, shorter, with a next. stage: the seven keys of the stage; run: {status, attempt, worker, error, since} of the run that the stage stands on, null where it has none. Raises 22023 unknown_stage, invalid_status, invalid_limit, invalid_cursor or invalid_fingerprint.';
 
 do $$
 declare
