@@ -5,10 +5,12 @@ Each worker claims a batch of runs that do nothing and reports them as completed
 point stands beside a single worker with the same batch, measured in the same round; the figures are medians of the
 rounds. All the while it is looked at what the sessions wait for.
 
-direct and postgrest work at documents that are new. contended finishes those first that have begun, so that workers
-meet at stages of one document. pooled is postgrest with 4 connections to Postgres for all workers instead of 20.
+direct and postgrest work at documents that are new. Beside them, for fewer numbers of workers: contended finishes
+those first that have begun, so that workers meet at stages of one document; pooled is postgrest with 4 connections to
+Postgres for all workers instead of 20; relaxed is direct with synchronous_commit off, so that no commit waits for the
+disk.
 
---only takes direct, postgrest, contended, pooled, and of the batches 1, 10, 100, 500: --only direct,100
+--only takes direct, postgrest, contended, pooled, relaxed, and of the batches 1, 10, 100, 500: --only direct,100
 """
 
 import itertools
@@ -29,18 +31,20 @@ CLIENTS: dict[str, Callable[[LocalSupabase], Client]] = {
     "postgrest": Rest,
     "contended": partial(Direct, stages=LAST_FIRST),
     "pooled": partial(Rest, pool=4),
+    "relaxed": partial(Direct, settings="-c synchronous_commit=off"),
 }
 BATCHES = {"1": 1, "10": 10, "100": 100, "500": 500}
 PARTS = (tuple(CLIENTS), tuple(BATCHES))
-# For those that stand beside direct and postgrest two sizes of batches are enough.
-FEW_BATCHES = {"contended": (10, 100), "pooled": (10, 100)}
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 QUICK_WORKERS = (1, 8)
+# What stands beside which, and with which batches.
+BESIDE = {"contended": ("direct", (10, 100)), "pooled": ("postgrest", (10, 100)), "relaxed": ("direct", (1, 10))}
+FEW_WORKERS = (1, 8, 64)
 ROUNDS = 3
-SECONDS = 3.0
+SECONDS = 2.0
 # More than are done in that time, of one stage each.
-DOCUMENTS = 24_000
+DOCUMENTS = 20_000
 QUICK_DOCUMENTS = 8_000
 SETTINGS = {"max_connections": "120"}
 
@@ -56,7 +60,7 @@ def run(bench: Bench) -> None:
     plan = [
         (name, batch, workers)
         for _, name, batch, workers in itertools.product(range(rounds), clients, batches, counts)
-        if batch in FEW_BATCHES.get(name, batches)
+        if name not in BESIDE or (batch in BESIDE[name][1] and (bench.quick or workers in FEW_WORKERS))
     ]
     points: Points = defaultdict(list)
     with LocalSupabase(settings=SETTINGS) as local, psycopg.connect(local.database_url, autocommit=True) as connection:
@@ -70,7 +74,7 @@ def run(bench: Bench) -> None:
                     made[name],
                     workers=workers,
                     batch=batch,
-                    documents=documents + 2 * workers * batch,
+                    documents=min(documents, 5000 * batch) + workers * batch,
                     seconds=seconds,
                 )
             )
@@ -79,17 +83,31 @@ def run(bench: Bench) -> None:
 
 def report(bench: Bench, points: Points) -> None:
     """Add the figures of each point, and what holds for all of them."""
-    for (name, batch, workers), measured in points.items():
-        alone = points[name, batch, min(count for _, _, count in points)]
-        ratio = statistics.median(mine.rate / one.rate for mine, one in zip(measured, alone, strict=True))
-        value, baseline = (statistics.median(point.rate for point in each) for each in (measured, alone))
-        bench.add(f"{name}, batch {batch}, {workers} workers", value, "1/s", baseline, ratio)
+    for name, batch, workers in points:
+        one = min(count for _, _, count in points)
+        compare(bench, f"{name}, batch {batch}, {workers} workers", points, (name, batch, workers), (name, batch, one))
+    for name, batch, workers in points:
+        other = BESIDE[name][0] if name in BESIDE else ""
+        if (other, batch, workers) in points:
+            what = f"{name} beside {other}, batch {batch}, {workers} workers"
+            compare(bench, what, points, (name, batch, workers), (other, batch, workers))
     for name, workers in dict.fromkeys((name, workers) for name, _, workers in points):
         same = [point for key, each in points.items() if (key[0], key[2]) == (name, workers) for point in each]
         share = statistics.mean(point.row_waits for point in same)
         bench.add(f"{name}, {workers} workers, active sessions that wait for a row of another", 100 * share, "%")
+    for name, batch in dict.fromkeys((name, batch) for name, batch, _ in points):
+        same = [point for key, each in points.items() if key[:2] == (name, batch) for point in each]
+        wal = statistics.median(point.wal_per_run for point in same)
+        bench.add(f"{name}, batch {batch}, WAL of a run", wal, "bytes")
     for name in dict.fromkeys(name for name, _, _ in points):
         report_client(bench, name, [point for key, each in points.items() if key[0] == name for point in each])
+
+
+def compare(bench: Bench, what: str, points: Points, mine: tuple[str, int, int], theirs: tuple[str, int, int]) -> None:
+    """Add a rate beside another of the same rounds."""
+    pairs = list(zip(points[mine], points[theirs], strict=True))
+    value, baseline = (statistics.median(point.rate for point in column) for column in zip(*pairs, strict=True))
+    bench.add(what, value, "1/s", baseline, statistics.median(own.rate / other.rate for own, other in pairs))
 
 
 def report_client(bench: Bench, name: str, points: list[Point]) -> None:

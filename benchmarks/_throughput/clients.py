@@ -72,14 +72,16 @@ class Direct:
     Args:
         local: the stack.
         stages: in order of preference.
+        settings: of the sessions, as options of libpq.
     """
 
-    def __init__(self, local: LocalSupabase, stages: str = IN_ORDER) -> None:
+    def __init__(self, local: LocalSupabase, stages: str = IN_ORDER, settings: str = "") -> None:
         self._stages = stages
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
         parts = conninfo_to_dict(local.database_url)
         # Not among the arguments, which are there for all to read.
-        self._environment = clean_environment() | {names[name]: str(parts[name]) for name in names if name in parts}
+        given = {names[name]: str(parts[name]) for name in names if name in parts}
+        self._environment = clean_environment() | given | {"PGOPTIONS": settings}
         self._program = find_installation(16).bin / "pgbench"
         self._script = Path(__file__).parent / "script.sql"
 

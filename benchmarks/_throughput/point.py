@@ -21,7 +21,8 @@ _DONE = """
 select count(*), extract(epoch from max(finished_at) - min(started_at))::float8,
     (select count(*) from krai_core.stage_runs where status = 'ready'),
     (select count(*) from public.short_claims), (select coalesce(sum(runs), 0) from public.refusals),
-    (select deadlocks from pg_stat_database where datname = current_database())
+    (select deadlocks from pg_stat_database where datname = current_database()),
+    pg_current_wal_insert_lsn() - %s::pg_lsn
 from krai_core.stage_runs where status = 'completed'
 """
 # Rows of others that have left room everywhere, as in tables that have been in use: those that were just made grow with
@@ -48,6 +49,7 @@ class Point:
         short: claims that did not fill their batch.
         refused: runs whose outcome was refused.
         deadlocks: since the server was started.
+        wal: bytes that were written to it.
         errors: that the client met.
         said: the first of these.
     """
@@ -59,6 +61,7 @@ class Point:
     short: int
     refused: int
     deadlocks: int
+    wal: int
     errors: int
     said: str
 
@@ -66,6 +69,11 @@ class Point:
     def rate(self) -> float:
         """Runs per second."""
         return self.runs / self.seconds
+
+    @property
+    def wal_per_run(self) -> float:
+        """Bytes of WAL for a run."""
+        return self.wal / self.runs
 
     @property
     def row_waits(self) -> float:
@@ -104,14 +112,17 @@ def measure(
         RuntimeError: nothing was done, or the queue ran dry: that is no speed.
     """
     fill(connection, documents)
+    row = connection.execute("select pg_current_wal_insert_lsn()").fetchone()
+    assert row is not None
+    begun_at = row[0]
     with closing(Waits(local.admin_url)) as waits:
         spent = client.work(workers, batch, seconds)
-    row = connection.execute(_DONE).fetchone()
+    row = connection.execute(_DONE, [begun_at]).fetchone()
     assert row is not None
-    runs, took, ready, short, refused, deadlocks = row
+    runs, took, ready, short, refused, deadlocks, wal = row
     if not runs:
         raise RuntimeError(f"{workers} workers with batch {batch} did nothing: {spent.said}")
-    if ready < workers * batch:
+    if ready < batch:
         raise RuntimeError(f"{workers} workers with batch {batch} have left {ready} runs ready: the queue ran dry.")
     return Point(
         int(runs),
@@ -121,6 +132,7 @@ def measure(
         int(short),
         int(refused),
         int(deadlocks),
+        int(wal),
         spent.errors,
         spent.said,
     )

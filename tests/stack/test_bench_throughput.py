@@ -107,7 +107,8 @@ def test_claims_that_find_too_little_are_noticed(
 
 def measured(rate: float, **other: object) -> point.Point:
     """Return a point of that rate."""
-    plain = {"waits": Counter({"processor": 9, "Lock tuple": 1}), "short": 0, "refused": 0, "deadlocks": 0, "errors": 0}
+    waits = Counter({"processor": 9, "Lock tuple": 1})
+    plain = {"waits": waits, "short": 0, "refused": 0, "deadlocks": 0, "errors": 0, "wal": 300_000}
     return point.Point(**{"runs": round(rate), "seconds": 1.0, "client_share": 0.1, "said": "", **plain, **other})  # type: ignore[arg-type]
 
 
@@ -117,11 +118,15 @@ def test_each_point_stands_beside_one_worker_of_its_round() -> None:
     points = {
         ("direct", 10, 1): [measured(100), measured(50), measured(100)],
         ("direct", 10, 8): [measured(300), measured(150), measured(200)],
+        ("relaxed", 10, 1): [measured(100), measured(100), measured(100)],
+        ("relaxed", 10, 8): [measured(600), measured(150), measured(400)],
     }
     throughput.report(bench, points)
     found = {result.name: result for result in bench.results}
     figure = found["direct, batch 10, 8 workers"]
     assert (figure.value, figure.baseline, figure.ratio) == (200, 100, 3)
+    assert found["relaxed beside direct, batch 10, 8 workers"].ratio == 2
+    assert found["direct, batch 10, WAL of a run"].value == 2500
     assert found["direct, 8 workers, active sessions that wait for a row of another"].value == pytest.approx(10)
     assert all(result.ok is not False for result in bench.results)
 
