@@ -164,19 +164,24 @@ $$;
 comment on function krai_core._empty_in(numeric, numeric, numeric) is 'Seconds until a queue is empty that p_capacity an hour leave and p_inflow an hour join; null: never, or unknown.';
 
 create or replace function krai_core._stage_rates(p_flow jsonb, p_hours numeric)
-returns table (stage_name text, waiting bigint, running bigint, arrival numeric, drain numeric, avg_work numeric, workers numeric, per_worker numeric)
+returns table (stage_name text, waiting bigint, running bigint, arrival numeric, drain numeric, avg_work numeric, workers numeric, per_worker numeric,
+               timed numeric, mean numeric, deviation numeric)
 language plpgsql stable
 set search_path = ''
 as $$
 begin
     return query
     with sums as materialized (
-        select k.stage_name, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed + k.failed + k.skipped) as rest
+        select k.stage_name, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed + k.failed + k.skipped) as rest,
+            sum(k.timed) as timed, sum(k.duration_us) / nullif(sum(k.timed), 0) / 1000000 as mean,
+            -- Each bucket by its own mean.
+            sum(k.duration_us * k.duration_us / nullif(k.timed, 0)) / nullif(sum(k.timed), 0) / 1000000000000 as mean_square
         from krai_core._stage_sums k group by k.stage_name
     )
     select s.name, (coalesce(whole.documents, 0) - coalesce(k.processing + k.rest, 0))::bigint, coalesce(k.processing, 0)::bigint,
         coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours, f.work_us / nullif(f.completed + f.failed, 0) / 1000000,
-        greatest(coalesce(k.processing, 0), ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)), (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0)
+        greatest(coalesce(k.processing, 0), ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)), (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0),
+        k.timed, k.mean, sqrt(greatest(k.mean_square - k.mean * k.mean, 0))
     from krai_core.stages s
     left join sums whole on whole.stage_name = ''
     left join sums k on k.stage_name = s.name
@@ -186,7 +191,7 @@ begin
 end;
 $$;
 comment on function krai_core._stage_rates(jsonb, numeric) is
-'Per enabled stage: documents pending and processing; runs arriving and stages finished an hour; seconds of work a run; workers at work; stages that one of them finishes in an hour. p_flow: rows of _flow_since; p_hours: how many hours those are.';
+'Per enabled stage: documents pending and processing; runs arriving and stages finished an hour; seconds of work a run; workers at work; stages that one of them finishes in an hour; how many durations there are, their mean and their standard deviation in seconds. p_flow: rows of _flow_since; p_hours: how many hours those are.';
 
 create or replace function krai_core.get_forecast(p_hours integer default 3) returns jsonb
 language plpgsql stable
@@ -213,14 +218,17 @@ begin
     v_rates := (select coalesce(jsonb_object_agg(r.stage_name, to_jsonb(r) || jsonb_build_object(
             'today', krai_core._empty_in(r.waiting, r.workers * r.per_worker, v_inflow),
             'one_more', krai_core._empty_in(r.waiting, (r.workers + 1) * r.per_worker, v_inflow),
-            'one_fewer', krai_core._empty_in(r.waiting, (r.workers - 1) * r.per_worker, v_inflow))), '{}')
+            'one_fewer', krai_core._empty_in(r.waiting, (r.workers - 1) * r.per_worker, v_inflow),
+            -- The sum of many durations is nearly normal.
+            'backlog', case when r.timed >= 5 and r.workers > 0 then jsonb_build_object('p50', round(r.waiting * r.mean / r.workers, 3),
+                'p90', round((r.waiting * r.mean + 1.2816 * sqrt(r.waiting::numeric) * r.deviation) / r.workers, 3)) end)), '{}')
         from krai_core._stage_rates(v_flow, v_span) r);
     -- Empty is a queue when those before it are: what waits for them comes to it later.
     select jsonb_object_agg(x.key, jsonb_build_object(
         'waiting', x.value -> 'waiting', 'running', x.value -> 'running', 'arrival_per_hour', round((x.value ->> 'arrival')::numeric, 3),
         'drain_per_hour', round((x.value ->> 'drain')::numeric, 3), 'workers', (x.value ->> 'workers')::numeric,
         'utilisation', round((x.value ->> 'arrival')::numeric * (x.value ->> 'avg_work')::numeric / 3600 / nullif((x.value ->> 'workers')::numeric, 0), 4),
-        'avg_work', round((x.value ->> 'avg_work')::numeric, 6),
+        'avg_work', round((x.value ->> 'avg_work')::numeric, 6), 'backlog', nullif(x.value -> 'backlog', 'null'),
         'empty', (select jsonb_build_object(
             'today', round(case when b.is_known then greatest(b.longest, (x.value ->> 'today')::numeric) end + (x.value ->> 'today')::numeric * 0),
             'one_more', round(case when b.is_known then greatest(b.longest, (x.value ->> 'one_more')::numeric) end + (x.value ->> 'one_more')::numeric * 0),
@@ -236,8 +244,8 @@ begin
 end;
 $$;
 comment on function krai_core.get_forecast(integer) is
-'What to expect of the queues: {timestamp, hours, documents_per_hour, stages: {"<stage>": {waiting, running, arrival_per_hour, drain_per_hour, workers, utilisation, avg_work, empty: {today, one_more, one_fewer}}}}.
-p_hours: so many hours back are looked at, 1 to 720, this one included; hours says how many that were. waiting: documents pending. arrival_per_hour: runs that became ready. drain_per_hour: stages completed or skipped. workers: at work now, or as many as the work took. utilisation: work that arrives, as a share of what these workers can do; above 1 the queue grows. avg_work: seconds a run. empty: seconds from now until nothing of the stage is pending, if documents come as they did: with the workers of today, one more, one fewer (stages before it with those of today); null: never, or not known. For service_role. Raises 22023 invalid_age.';
+'What to expect of the queues: {timestamp, hours, documents_per_hour, stages: {"<stage>": {waiting, running, arrival_per_hour, drain_per_hour, workers, utilisation, avg_work, backlog: {p50, p90}, empty: {today, one_more, one_fewer}}}}.
+p_hours: so many hours back are looked at, 1 to 720, this one included; hours says how many that were. waiting: documents pending. arrival_per_hour: runs that became ready. drain_per_hour: stages completed or skipped. workers: at work now, or as many as the work took. utilisation: work that arrives, as a share of what these workers can do; above 1 the queue grows. avg_work: seconds a run. backlog: seconds of these workers for what is pending, by the durations of the stage, probably and in nine of ten cases at most; null below five of them. empty: seconds from now until nothing of the stage is pending, if documents come as they did: with the workers of today, one more, one fewer (stages before it with those of today); null: never, or not known. For service_role. Raises 22023 invalid_age.';
 
 do $$
 declare
