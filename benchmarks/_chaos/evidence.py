@@ -151,6 +151,7 @@ class Evidence:
         max_attempts: by stage.
         runs: rows of stage_runs in the order of their ids.
         rebuilt: what rebuild_ready_runs() answered at the end.
+        mended: how many sums rebuild_statistics() found wrong at the end.
         journals: of the workers.
         lives: the processes of the workers.
         troubles: workers that ended by themselves.
@@ -163,6 +164,7 @@ class Evidence:
     max_attempts: dict[str, int]
     runs: list[Run]
     rebuilt: dict[str, int]
+    mended: int
     journals: Journals
     lives: list[Life]
     troubles: list[str]
@@ -215,13 +217,16 @@ def read(
         rows = connection.cursor(row_factory=dict_row).execute(_RUNS).fetchall()
         documents = connection.execute("select id::text, stage_status from krai_core.documents").fetchall()
         stages = connection.execute("select name, max_attempts from krai_core.stages").fetchall()
+        mended = connection.execute("select (krai_core.rebuild_statistics() ->> 'mended')::int").fetchone()
         rebuilt = connection.execute("select krai_core.rebuild_ready_runs()").fetchone()
+    assert mended is not None
     assert rebuilt is not None
     return Evidence(
         documents=dict(documents),
         max_attempts=dict(stages),
         runs=[Run(**row) for row in rows],
         rebuilt=rebuilt[0],
+        mended=mended[0],
         journals=journals,
         lives=lives,
         troubles=troubles,

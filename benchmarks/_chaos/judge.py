@@ -223,7 +223,7 @@ def times_are_in_order(evidence: Evidence) -> Verdict:
 
 
 def all_adds_up(evidence: Evidence) -> Verdict:
-    """In every sample the statuses add up, and runs and queue are what the documents say."""
+    """In every sample the statuses add up, and statistics, runs and queue are what the documents say."""
     return Verdict("at every instant all stages add up", evidence.seen.samples, evidence.seen.wrong)
 
 
@@ -245,6 +245,12 @@ def nothing_to_rebuild(evidence: Evidence) -> Verdict:
     return Verdict(
         "rebuild_ready_runs() changes nothing", 1, [str(evidence.rebuilt)] if any(evidence.rebuilt.values()) else []
     )
+
+
+def nothing_to_mend(evidence: Evidence) -> Verdict:
+    """rebuild_statistics() has nothing to do at the end."""
+    wrong = [f"{evidence.mended} sums were wrong"] if evidence.mended else []
+    return Verdict("rebuild_statistics() changes nothing", 1, wrong)
 
 
 def no_surprises(evidence: Evidence) -> Verdict:
@@ -270,6 +276,7 @@ VERDICTS: tuple[Callable[[Evidence], Verdict], ...] = (
     claims_never_wait,
     no_deadlocks,
     nothing_to_rebuild,
+    nothing_to_mend,
     no_surprises,
 )
 

@@ -14,7 +14,9 @@ from benchmarks._chaos.faults import waiting_claims
 
 _SNAPSHOT = """
 with truth as materialized (
-    select d.id, t.key as stage, t.value ->> 'status' as status
+    select d.id, t.key as stage, t.value ->> 'status' as status, case
+        when t.value ->> 'status' = 'completed' and jsonb_typeof(t.value -> 'duration_seconds') = 'number'
+        then round((t.value ->> 'duration_seconds')::numeric * 1000000) end as microseconds
     from krai_core.documents d cross join lateral jsonb_each(d.stage_status) t
 ), waiting as (
     select distinct t.id, p.stage_name as stage from krai_core.stage_prerequisites p
@@ -35,17 +37,35 @@ with truth as materialized (
     select r.document_id as id, r.stage_name as stage from krai_core.stage_runs r where r.status = 'running'
 ), processing as (
     select t.id, t.stage from truth t where t.status = 'processing'
+), standing as (
+    select t.id, t.stage, t.status from truth t where t.status in ('completed', 'failed', 'skipped')
+), stood_on as (
+    select r.document_id as id, r.stage_name as stage,
+        case r.status when 'lost' then 'failed' when 'cancelled' then 'skipped' else r.status end as status
+    from krai_core.stage_runs r where r.is_current
+), counted as (
+    select t.stage, t.status, count(*) as n, count(t.microseconds) as timed, sum(t.microseconds) as microseconds
+    from truth t group by t.stage, t.status
 )
 select
-    (select coalesce(jsonb_object_agg(c.status, c.n), '{}')
-     from (select t.status, count(*) as n from truth t group by t.status) c),
-    krai_core.get_stage_statistics() -> 'stages',
+    (select coalesce(jsonb_object_agg(c.stage, c.words), '{}') from (
+        select c.stage, jsonb_object_agg(c.status, c.n) || jsonb_build_object(
+            'timed', sum(c.timed), 'microseconds', coalesce(sum(c.microseconds), 0)) as words
+        from counted c group by c.stage) c),
+    (select coalesce(jsonb_object_agg(v.stage_name, jsonb_build_object(
+        'pending', v.pending_count, 'processing', v.processing_count, 'completed', v.completed_count,
+        'failed', v.failed_count, 'skipped', v.skipped_count, 'timed', v.timed_count,
+        'microseconds', coalesce(round(v.avg_duration_seconds * v.timed_count * 1000000), 0))), '{}')
+     from krai_core.vw_stage_statistics v),
     jsonb_build_object(
         'documents', (select count(*) from krai_core.documents),
         'to be tried again', (select count(*) from due d where d.is_failed),
         'a stage is processing and has no run', (select count(*) from (table processing except table running) x),
         'a run is running and its stage is not processing',
             (select count(*) from (table running except all table processing) x),
+        'a stage has ended and stands on no such run', (select count(*) from (table standing except table stood_on) x),
+        'a run is current and its stage does not stand on it',
+            (select count(*) from (table stood_on except all table standing) x),
         'a stage is ready and not in the queue', (select count(*) from (table wanted except table ready) x),
         'a run is in the queue and its stage is not ready',
             (select count(*) from (table ready except all table wanted) x)),
@@ -60,6 +80,7 @@ where r.status in ('completed', 'skipped') or (r.status = 'failed' and r.retry_a
 _PAUSE_SECONDS = 0.1
 
 _ENDED = ("completed", "skipped", "failed")
+_WORDS = ("pending", "processing", *_ENDED)
 
 
 @dataclass
@@ -138,7 +159,11 @@ class Watcher:
         return self.seen
 
     def _judge(
-        self, counts: dict[str, int], statistics: dict[str, dict[str, Any]], wrong: dict[str, int], deadlocks: int
+        self,
+        truth: dict[str, dict[str, int]],
+        statistics: dict[str, dict[str, int]],
+        wrong: dict[str, int],
+        deadlocks: int,
     ) -> None:
         seen = self.seen
         seen.samples += 1
@@ -148,18 +173,20 @@ class Watcher:
         if (documents := wrong.pop("documents")) != self._documents:
             seen.wrong.append(f"there are {documents} documents and not {self._documents}")
         again = wrong.pop("to be tried again")
-        total = sum(counts.values())
-        if total != self._documents * len(statistics):
-            seen.wrong.append(f"{counts} are {total} stages and not {self._documents} x {len(statistics)}")
-        for stage, said in statistics.items():
-            counted = sum(said[word] for word in ("pending", "processing", "completed", "failed", "skipped"))
-            if counted != self._documents:
-                seen.wrong.append(f"get_stage_statistics: {said} of {stage} are not {self._documents}")
-        for word, count in counts.items():
-            if (said_total := sum(said[word] for said in statistics.values())) != count:
-                seen.wrong.append(f"get_stage_statistics: {said_total} are {word} and not {count}")
+        for stage in truth.keys() | statistics.keys():
+            self._judge_stage(stage, truth.get(stage, {}), statistics.get(stage, {}))
         seen.wrong += [f"{what}: {count} times" for what, count in wrong.items() if count]
-        seen.ended = sum(counts.get(word, 0) for word in _ENDED) - again
+        seen.ended = sum(counts.get(word, 0) for counts in truth.values() for word in _ENDED) - again
+
+    def _judge_stage(self, stage: str, truth: dict[str, int], said: dict[str, int]) -> None:
+        for who, counts in (("documents", truth), ("vw_stage_statistics", said)):
+            if sum(counts.get(word, 0) for word in _WORDS) != self._documents:
+                self.seen.wrong.append(f"{who}: {counts} of {stage} are not {self._documents}")
+        for word in (*_WORDS, "timed", "microseconds"):
+            if said.get(word, 0) != truth.get(word, 0):
+                self.seen.wrong.append(
+                    f"vw_stage_statistics: {word} of {stage} is {said.get(word, 0)} and not {truth.get(word, 0)}"
+                )
 
     def close(self) -> None:
         """Close the connection."""

@@ -174,26 +174,55 @@ def test_progress_that_was_taken_too_late_is_seen(story: Scene) -> None:
     assert not judge.late_writes_are_refused(found).ok
 
 
-@pytest.mark.parametrize("word", ["pending", "failed"])
+@pytest.mark.parametrize("word", ["pending", "failed", "timed", "microseconds"])
 def test_statistics_that_do_not_add_up_are_seen(word: str) -> None:
-    """The watcher objects when get_stage_statistics() says something else than the documents, or does not add up."""
+    """The watcher objects when vw_stage_statistics says something else than the documents, or does not add up."""
     watcher = Watcher("", documents=2)
-    said = {"pending": 1, "processing": 0, "completed": 1, "failed": 0, "skipped": 0}
+    truth = {"pending": 1, "completed": 1, "timed": 1, "microseconds": 700}
+    said = {"processing": 0, "failed": 0, "skipped": 0, **truth}
     nothing = {"documents": 2, "to be tried again": 0}
-    watcher._judge({"pending": 1, "completed": 1}, {"upload": said}, {**nothing}, 0)
+    watcher._judge({"upload": truth}, {"upload": said}, {**nothing}, 0)
     assert watcher.seen.wrong == []
-    watcher._judge({"pending": 1, "completed": 1}, {"upload": {**said, word: said[word] + 1}}, {**nothing}, 0)
+    watcher._judge({"upload": truth}, {"upload": {**said, word: said[word] + 1}}, {**nothing}, 0)
     assert watcher.seen.wrong
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into krai_core.stage_deltas (stage_name, failed) values ('upload', 1)",
+        "insert into krai_core.stage_deltas (documents) values (-1)",
+        "insert into krai_core.stage_deltas (stage_name, bucket, timed, duration_us) values ('upload', 5, 0, 1)",
+        "update krai_core.stage_runs set is_current = false",
+        "update krai_core.stage_runs set is_current = true where status = 'ready'",
+    ],
+)
+def test_figures_and_current_runs_that_are_wrong_are_seen(scene: Scene, statement: str) -> None:
+    """Watcher and judge object when a sum is off by one, and when a stage stands on no run, or on a wrong one."""
+    scene.documents(2)
+    hand = scene.hand()
+    hand.finish(hand.claim())
+    without_triggers(scene, statement)
+    found = scene.evidence(drained=False)
+    assert not judge.all_adds_up(found).ok
+    assert judge.nothing_to_mend(found).ok == ("stage_deltas" not in statement)
+
+
+def test_a_sum_that_is_wrong_behind_what_is_shown_is_mended(scene: Scene) -> None:
+    """The judge objects when rebuild_statistics() has something to do, also in what no view shows."""
+    scene.documents(1)
+    without_triggers(scene, "insert into krai_core.stage_deltas (stage_name, completed) values ('no such stage', 1)")
+    assert not judge.nothing_to_mend(scene.evidence(drained=False)).ok
 
 
 def test_documents_and_stages_that_are_gone_are_seen() -> None:
     """The watcher objects when a document or a stage is missing."""
     watcher = Watcher("", documents=2)
-    said = {"pending": 2, "processing": 0, "completed": 0, "failed": 0, "skipped": 0}
-    watcher._judge({"pending": 2}, {"upload": said}, {"documents": 1, "to be tried again": 0}, 0)
-    watcher._judge({"pending": 1}, {"upload": said}, {"documents": 2, "to be tried again": 0}, 0)
+    said = {"pending": 2}
+    watcher._judge({"upload": said}, {"upload": said}, {"documents": 1, "to be tried again": 0}, 0)
+    watcher._judge({"upload": {"pending": 1}}, {"upload": said}, {"documents": 2, "to be tried again": 0}, 0)
     assert "there are 1 documents and not 2" in watcher.seen.wrong
-    assert "{'pending': 1} are 1 stages and not 2 x 1" in watcher.seen.wrong
+    assert "documents: {'pending': 1} of upload are not 2" in watcher.seen.wrong
 
 
 def test_a_claim_may_be_undone_by_a_crash_at_its_time_only(story: Scene) -> None:

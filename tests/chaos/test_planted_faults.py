@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks._chaos.plant import Break
 from benchmarks._chaos.scene import ALL, Held, Scene
+from processors_v2 import _calls
 
 LOST = "every stage ends, as a worker said"
 STORED = "what was acknowledged is stored, once"
@@ -15,6 +16,7 @@ BURNED = "no attempt is burned by a dropped answer"
 LATE = "late writes are refused, and leave nothing"
 ATTEMPTS = "attempts count what failed or was lost"
 WAITS = "no claim waits"
+SUMS = "at every instant all stages add up"
 
 SHORT = 0.2
 
@@ -170,6 +172,21 @@ def last_attempt_fails(scene: Scene) -> None:
     worker.finish(worker.claim(["storage"]), "failed", retry=True)
 
 
+def drained(scene: Scene) -> None:
+    """A worker does all there is."""
+    scene.documents(2)
+
+
+def folded(scene: Scene) -> None:
+    """So much happens that what is counted is folded."""
+    scene.documents(2)
+    scene.drain()
+    scene.connection.execute(
+        "insert into krai_core.stage_deltas (stage_name) select 'upload' from generate_series(1, 1100)"
+    )
+    scene.hand().transport.send(_calls.reap())
+
+
 SCENES = [
     late_single_call,
     late_bulk_call,
@@ -184,6 +201,7 @@ SCENES = [
     failure_and_another_try,
     last_attempt_is_lost,
     last_attempt_fails,
+    folded,
 ]
 
 
@@ -282,6 +300,28 @@ def test_one_attempt_too_many_after_a_failure_is_found(finds: Finds) -> None:
     """The judge objects when a failed stage is given one attempt more than there are."""
     fault = Break("_retry_at", "p_attempt >= v_stage.max_attempts", "p_attempt > v_stage.max_attempts")
     assert finds(fault, last_attempt_fails, ATTEMPTS)
+
+
+@pytest.mark.parametrize(
+    ("fault", "play"),
+    [
+        (Break("_close_stage", r"perform krai_core\._count_transition\([^;]*;", ""), dropped_answer_of_an_outcome),
+        (Break("_finish_usual", r"perform krai_core\._count_outcomes\([^;]*;", ""), drained),
+        (Break("_claim_ready", r"having count\(\*\) > 0", "having false"), drained),
+        (Break("_fold", r"sum\(g\.completed\), ", "sum(g.completed) + 1, "), folded),
+    ],
+    ids=lambda one: one.function if isinstance(one, Break) else one.__name__,
+)
+def test_a_status_that_is_not_counted_is_found(finds: Finds, fault: Break, play: Play) -> None:
+    """The judge objects when a stage changes its status and no delta is appended, or one is folded wrongly."""
+    assert finds(fault, play, SUMS)
+
+
+@pytest.mark.parametrize("function", ["_close_stage", "_finish_usual"])
+def test_a_run_that_is_not_made_the_current_one_is_found(finds: Finds, function: str) -> None:
+    """The judge objects when a stage ends and stands on no run."""
+    play = dropped_answer_of_an_outcome if function == "_close_stage" else drained
+    assert finds(Break(function, "is_current = true, ", ""), play, SUMS)
 
 
 def test_a_fault_whose_place_is_gone_is_said_to_be(plant: Callable[[Break], None]) -> None:
