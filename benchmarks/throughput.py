@@ -10,7 +10,10 @@ those first that have begun, so that workers meet at stages of one document; poo
 Postgres for all workers instead of 20; relaxed is direct with synchronous_commit off, so that no commit waits for the
 disk.
 
---only takes direct, postgrest, contended, pooled, relaxed, and of the batches 1, 10, 100, 500: --only direct,100
+Last comes the upkeep: how long it takes to vacuum finished documents, to build the GIN index anew, and to prune runs.
+
+--only takes direct, postgrest, contended, pooled, relaxed, upkeep, and of the batches 1, 10, 100, 500:
+--only direct,100
 """
 
 import itertools
@@ -22,6 +25,7 @@ from functools import partial
 import psycopg
 
 from benchmarks.__main__ import Bench
+from benchmarks._throughput import upkeep
 from benchmarks._throughput.clients import LAST_FIRST, Client, Direct, Rest
 from benchmarks._throughput.point import PREPARE, Point, measure
 from processors_v2.local import LocalSupabase
@@ -34,7 +38,7 @@ CLIENTS: dict[str, Callable[[LocalSupabase], Client]] = {
     "relaxed": partial(Direct, settings="-c synchronous_commit=off"),
 }
 BATCHES = {"1": 1, "10": 10, "100": 100, "500": 500}
-PARTS = (tuple(CLIENTS), tuple(BATCHES))
+PARTS = ((*CLIENTS, "upkeep"), tuple(BATCHES))
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 QUICK_WORKERS = (1, 8)
@@ -52,7 +56,7 @@ Points = dict[tuple[str, int, int], list[Point]]
 
 
 def run(bench: Bench) -> None:
-    """Measure all points, and report."""
+    """Measure all points and the upkeep, and report."""
     clients = [name for name in CLIENTS if bench.wants(name, PARTS[0])]
     batches = [size for name, size in BATCHES.items() if bench.wants(name, PARTS[1])]
     counts, rounds, seconds = (QUICK_WORKERS, 1, 1.0) if bench.quick else (WORKERS, ROUNDS, SECONDS)
@@ -78,7 +82,9 @@ def run(bench: Bench) -> None:
                     seconds=seconds,
                 )
             )
-    report(bench, points)
+        report(bench, points)
+        if bench.wants("upkeep", PARTS[0]):
+            upkeep.measure(bench, local)
 
 
 def report(bench: Bench, points: Points) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks import throughput
 from benchmarks.__main__ import Bench
-from benchmarks._throughput import point
+from benchmarks._throughput import point, upkeep
 from benchmarks._throughput.clients import Spent
 from processors_v2.local import LocalSupabase
 
@@ -103,6 +103,32 @@ def test_claims_that_find_too_little_are_noticed(
     assert len(got) >= short
     assert got[0] == 5
     assert set(got[1:]) == {0}
+
+
+def test_the_upkeep_is_that_of_finished_documents(local: LocalSupabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All stages are completed, each with its one run, when they are vacuumed, indexed anew and pruned."""
+    monkeypatch.setattr(upkeep, "QUICK_FEW", 20)
+    monkeypatch.setattr(upkeep, "QUICK_MANY", 70)
+    bench = Bench(quick=True, console=Console())
+    upkeep.measure(bench, local)
+    assert [result.name.rpartition(", ")[2] for result in bench.results] == [
+        "vacuum",
+        "vacuum with nothing to do",
+        "GIN index built anew with 64 MB",
+        "GIN index built anew with 1 GB",
+        "a run pruned of each",
+    ]
+    assert all(result.value > 0 and result.ratio for result in bench.results)
+    with psycopg.connect(local.database_url) as opened:
+        runs = opened.execute("select status, count(*) from krai_core.stage_runs group by status").fetchall()
+    assert runs == [("completed", 560)]
+
+
+def test_what_cannot_be_pruned_is_no_figure(connection: Connection) -> None:
+    """Fewer pruned runs than there were to prune would look fast."""
+    point.fill(connection, 10)
+    with pytest.raises(RuntimeError, match="0 runs were pruned, and 10 were superseded"):
+        upkeep._prune(connection, 10)
 
 
 def measured(rate: float, **other: object) -> point.Point:
