@@ -123,7 +123,7 @@ begin
         select g.stage_name, g.bucket, sum(g.documents), sum(g.processing), sum(g.completed), sum(g.failed), sum(g.skipped), sum(g.timed), sum(g.duration_us)
         from gone g
         group by g.stage_name, g.bucket
-        having sum(abs(g.documents) + abs(g.processing) + abs(g.completed) + abs(g.failed) + abs(g.skipped) + abs(g.timed)) > 0
+        having sum(abs(g.documents) + abs(g.processing) + abs(g.completed) + abs(g.failed) + abs(g.skipped) + abs(g.timed) + abs(g.duration_us)) > 0
         on conflict (stage_name, bucket) do update set
             documents = c.documents + excluded.documents, processing = c.processing + excluded.processing,
             completed = c.completed + excluded.completed, failed = c.failed + excluded.failed, skipped = c.skipped + excluded.skipped,
