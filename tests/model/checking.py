@@ -4,8 +4,10 @@ import json
 from typing import Any
 from uuid import UUID
 
+from database import Database
 from model import Document, Json, Place, Run, Stage, meaning
 from operators import Operated
+from truth import wrong_statistics
 
 KEYS = {"status", "started_at", "completed_at", "duration_seconds", "progress", "error", "metadata"}
 LONGEST_WAIT = 3600
@@ -19,7 +21,8 @@ select (extract(epoch from clock_timestamp()) * 1000000)::bigint,
     (select coalesce(jsonb_agg(jsonb_build_array(
         r.document_id, r.stage_name, r.id, r.status, r.attempt, r.claim_id, r.closed_by_holder,
         r.lease_expires_at <= clock_timestamp(), r.priority, r.available_at <= clock_timestamp(),
-        (extract(epoch from r.available_at) * 1000000)::bigint, (extract(epoch from r.retry_at) * 1000000)::bigint)
+        (extract(epoch from r.available_at) * 1000000)::bigint, (extract(epoch from r.retry_at) * 1000000)::bigint,
+        r.is_current)
         order by r.id), '[]') from krai_core.stage_runs r)::text,
     (select coalesce(jsonb_agg(jsonb_build_array(t.document_id, t.stage_name)), '[]')
      from krai_core._ready_stages t)::text,
@@ -80,8 +83,11 @@ class Checker:
             where, of_stage = f"{cell[0]} {cell[1]} ({stage.status})", found.get(cell, [])
             ready = [row for row in of_stage if row[1] == "ready"]
             closed = [row for row in of_stage if row[1] != "ready"]
-            expected = [(run.status, run.attempt, run.claim and str(run.claim), run.by_holder) for run in stage.runs]
-            assert [row[1:5] for row in map(tuple, closed)] == expected, (
+            expected = [
+                (run.status, run.attempt, run.claim and str(run.claim), run.by_holder, stage.is_current(run))
+                for run in stage.runs
+            ]
+            assert [(*row[1:5], row[10]) for row in closed] == expected, (
                 f"{where}: runs are {closed}, should be {expected}"
             )
             for run, row in zip(stage.runs, closed, strict=True):
@@ -115,7 +121,7 @@ class Checker:
             return
         # Also where the queue is behind the pipeline, what is not to be run is out of it.
         assert stage.status == "pending" or (stage.status == "failed" and stage.retries), f"{where}: ready run {ready}"
-        ((run_id, _, attempt, claim, _, _, priority, is_due, available_at, _),) = ready
+        ((run_id, _, attempt, claim, _, _, priority, is_due, available_at, *_),) = ready
         stage.place = Place(-priority, available_at, run_id)
         expected = (stage.next_attempt, None, document.priority, not stage.backs_off)
         assert (attempt, claim, priority, is_due) == expected, f"{where}: ready run is {ready}, should be {expected}"
@@ -151,3 +157,9 @@ class Checker:
 def behind(documents: dict[UUID, Document]) -> bool:
     """Whether the queue has still to come to some document."""
     return any(document.is_behind for document in documents.values())
+
+
+def prove_statistics(database: Database) -> None:
+    """Counts and durations are what the documents say, also in the eyes of rebuild_statistics()."""
+    assert wrong_statistics(database) == []
+    assert database.rows("select krai_core.rebuild_statistics()") == [({"mended": 0},)]

@@ -21,7 +21,7 @@ from processors_v2._local.project import migrations_folder
 from processors_v2.local import LocalSupabase
 
 # The modules beside the tests are no package: pytest imports tests by their paths.
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "sql")]
 
 STEPS_OF_AN_EXAMPLE = 100
 SEED = 1

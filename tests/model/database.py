@@ -71,6 +71,10 @@ class Database:
         assert row is not None
         return row
 
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self._admin.execute(query).fetchall()
+
     def prepare(self, pipeline: dict[str, Settings]) -> None:
         """Begin without documents, and with a pipeline of the stages that the migrations have seeded."""
         self._admin.execute("truncate krai_core.documents")

@@ -10,6 +10,7 @@ from uuid import UUID
 
 Json = Any
 FINISHED = ("completed", "skipped")
+ENDED = (*FINISHED, "failed")
 STATUSES = ("pending", "processing", "completed", "failed", "skipped")
 
 
@@ -123,14 +124,12 @@ class Stage:
         """Whether its ready run still waits for its time."""
         return bool(self.runs) and (self.retries or self.runs[-1].status == "released") and self.runs[-1].backs_off
 
-    def remember(self) -> None:
-        """What ran before there was a history becomes its first entry."""
-        if not self.runs and self.status != "pending":
-            self.runs.append(Run("lost" if self.status == "processing" else self.status))
+    def is_current(self, run: Run) -> bool:
+        """Whether the stage stands on this run: completed, failed and skipped ones stand on their last."""
+        return self.status in ENDED and run is self.runs[-1]
 
     def open(self, claim: UUID | None) -> Run:
         """Begin a new run. A ready one becomes it, and its place in the queue stays with it."""
-        self.remember()
         at, backs_off = (self.place.available_at, self.backs_off) if self.place else (None, False)
         self.runs.append(Run("running", self.next_attempt, claim, available_at=at, backs_off=backs_off))
         self.hold("processing", started=True, metadata=self.metadata if self.status == "pending" else {})
@@ -140,7 +139,6 @@ class Stage:
         """End its run, or note one that was done outside; the column becomes ``to``."""
         run, started = self.running, self.running is not None
         if run is None:
-            self.remember()
             run = Run(run_status, 1 if run_status == "cancelled" else self.next_attempt)
             self.runs.append(run)
         run.status, run.by_holder = run_status, by_holder
@@ -152,7 +150,6 @@ class Stage:
 
     def again(self) -> None:
         """Pending by a person's word: attempts count from 1."""
-        self.remember()
         if self.runs:
             self.runs[-1].is_reset = True
         self.hold("pending")

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from calls import START, Model
-from model import FINISHED, Document, Json, Refused, Run, Settings, Stage, meaning
+from model import ENDED, FINISHED, Document, Json, Refused, Run, Settings, Stage, meaning
 
 
 class Operated(Model):
@@ -117,6 +117,7 @@ class Operated(Model):
             is_there = self.pipeline[name].enabled or (isinstance(column, dict) and name in column)
             if was_completed and is_there and stage.status == "pending":
                 stage.hold("completed", progress=100, metadata=stage.metadata | {"v1": True})
+                stage.runs.append(Run("completed"))
 
     def edit(self, document: UUID, column: Json) -> None:
         """The whole column is written by hand: it counts as it stands, except for what a worker holds."""
@@ -145,8 +146,29 @@ class Operated(Model):
         elif stage.status != "processing" and stage.running:
             stage.running.status = "cancelled"
         elif stage.status not in {before, "failed", "processing"}:
-            # A failure that a person has settled: attempts count from 1.
+            # A failure that a person has settled, or a stage that was taken back: attempts count from 1.
             last.is_reset |= last.status == "failed" or (last.status == "lost" and last.attempt >= most)
+            last.is_reset |= stage.status == "pending" and before in ENDED
+        if stage.status in ENDED and stage.status != before:
+            # What it stands on from now on.
+            stage.runs.append(Run(stage.status))
+
+    def prune_runs(self, keep_failures: bool, left: dict[int, float]) -> int:
+        """Of what nothing stands on, and that is not the last of its stage, those that are not left: how many went.
+
+        How far each of those that are left had come only the database knows: what had come some way may stay.
+        """
+        pruned = 0
+        for document, name, stage in self.cells():
+            closed = [run for run in stage.runs if run.status != "running"]
+            for run in closed[:-1]:
+                may_go = not stage.is_current(run) and not (keep_failures and run.status in {"failed", "lost"})
+                assert may_go or run.id in left, f"{document} {name}: {run} was pruned"
+                assert not may_go or left.get(run.id, 1) > 0, f"{document} {name}: {run} was not pruned"
+            before = len(stage.runs)
+            stage.runs = [run for run in stage.runs if run.id in left]
+            pruned += before - len(stage.runs)
+        return pruned
 
     def explain(self, document: UUID, name: str) -> dict[str, Json]:
         """Of explain_stage: reason, waits_for, attempt, place."""

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
-from checking import behind
+from checking import behind, prove_statistics
 from hypothesis import strategies as st
 from machine import NINTH, PIPELINE, Machine, picks, step
 from model import Json, Refused
@@ -327,9 +327,17 @@ class CallingMachine(Machine):
         if not behind(self.model.documents):
             assert found == self.model.queue(name)
 
+    @step(1, keeps_failures=st.booleans())
+    def prune(self, keeps_failures: bool) -> None:
+        """Runs that nothing stands on go, and nothing else is changed by it."""
+        answer = self.database.call("prune_runs", "0 s", keeps_failures)
+        left = dict(self.database.rows("select id, coalesce(progress, 0) from krai_core.stage_runs"))
+        self.same(lambda: {"pruned": self.model.prune_runs(keeps_failures, left), "more": False}, answer)
+
     @step(1)
     def rebuild(self) -> None:
-        """There is nothing to mend."""
+        """There is nothing to mend, neither in the queue nor in what is counted."""
+        prove_statistics(self.database)
         answer = self.calls.call("rebuild_ready_runs")
         if behind(self.model.documents):
             for document in self.model.documents.values():

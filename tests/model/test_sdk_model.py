@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
+from checking import prove_statistics
 from database import Database
 from hypothesis import note
 from hypothesis import strategies as st
@@ -388,5 +389,6 @@ def test_the_sdk_does_what_the_model_says(own_stack: LocalSupabase, run_machine:
     other = StageTracker(own_stack.client())
     SdkMachine.calls = SdkCalls(other, database)
     run_machine(SdkMachine, "SDK", steps=1500, variable="MODEL_SDK_STEPS")
+    prove_statistics(database)
     other.close()
     database.close()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from checking import prove_statistics
 from database import Database
 from steps import CallingMachine
 
@@ -29,3 +30,4 @@ def test_the_functions_do_what_the_model_says(database: Database, run_machine: C
     """In any order of calls, edits and lapses of time, answers and rows are those of the model."""
     SqlMachine.database = SqlMachine.calls = database
     run_machine(SqlMachine, "SQL functions", steps=4000, variable="MODEL_SQL_STEPS")
+    prove_statistics(database)

@@ -178,6 +178,21 @@ def test_a_transaction_folds_at_most_once(alone) -> None:
     assert deltas(alone) < 20
 
 
+def test_a_duration_that_moves_within_its_bucket_is_folded(alone) -> None:
+    """A correction by hand that changes no count, but the sum of durations, is not lost when it is folded."""
+    alone.document(stage_status={"upload": {"status": "completed", "duration_seconds": 100}})
+    make_due(alone)
+    alone.call("reap")
+    alone.run(
+        "update krai_core.documents set stage_status = jsonb_set(stage_status, '{upload,duration_seconds}', '100.5')"
+    )
+    make_due(alone)
+    alone.call("reap")
+    assert deltas(alone) < 20
+    assert float(alone.call("get_stage_statistics")["stages"]["upload"]["avg_duration"]) == 100.5
+    prove(alone)
+
+
 def test_two_who_fold_at_once_count_nothing_twice(alone, second, background: Callable) -> None:
     """Two sessions that fold in a loop, while both write, leave the figures right."""
     make_due(alone)
