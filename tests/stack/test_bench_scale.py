@@ -133,6 +133,8 @@ def test_the_mix_is_realistic(built: psycopg.Connection[Any]) -> None:
     assert 0.005 < failed / DOCUMENTS < 0.02
     statuses = "select array_agg(distinct status order by status) from krai_core.stage_runs"
     assert value_of(built, statuses) == ["completed", "failed", "lost", "ready", "released", "running", "skipped"]
+    retried = "select count(*) from krai_core.stage_runs where is_current and status = 'failed' and retry_at > now()"
+    assert value_of(built, retried)
     assert value_of(built, "select jsonb_array_length(krai_core.get_workers())") == mix.WORKERS
     assert value_of(built, "select jsonb_array_length(krai_core.get_stuck_stages() -> 'stalled')") == mix.STALLED
     assert value_of(built, "select jsonb_array_length(krai_core.get_failures() -> 'groups')") > 10

@@ -35,8 +35,8 @@ times as (
 select t.number, t.document_id, t.created_at, t.position, t.stage_name, t.state, t.is_ready, t.before, t.ready_at, t.started_at,
     t.finished_at, round(extract(epoch from t.finished_at - t.started_at), 6),
     case when t.state = 'f' and scale.chance(t.stage_number, 9) < 0.4 then 5 when t.before in ('failed', 'lost') then 2 else 1 end,
-    -- One failure in ten is tried again, later today.
-    case when t.state = 'f' and scale.chance(t.stage_number, 9) > 0.9 then %(now)s + interval '6 hours' * scale.chance(t.stage_number, 10) + interval '2 hours' end,
+    -- One failure in four is tried again, later today.
+    case when t.state = 'f' and scale.chance(t.stage_number, 9) > 0.75 then %(now)s + interval '6 hours' * scale.chance(t.stage_number, 10) + interval '2 hours' end,
     case when t.state = 'f' or t.before = 'failed' then scale.text_of((%(errors)s * scale.chance(t.stage_number, 11) ^ 2)::integer %% %(errors)s, t.stage_number) end,
     case when t.state = 's' then '{"reason": "No images found in PDF"}'
          when t.stage_name = 'text_extraction' and t.state in ('c', 'r') then jsonb_build_object('pages_processed', t.number %% 400 + 1, 'total_pages', t.number %% 400 + 1)
