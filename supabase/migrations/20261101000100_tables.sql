@@ -238,11 +238,11 @@ create index if not exists stage_runs_skipped
     on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('skipped', 'cancelled');
 create index if not exists stage_runs_failed
     on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('failed', 'lost');
--- The newest failures by their kind, without a look at the rows. Its condition is narrower by a word, lest it be taken for
--- the index above.
+-- The newest failures by their kind, without a look at the rows. Only who says `id > 0` gets it: the planner would take it
+-- for a stage or a fingerprint, too, and pass over all others.
 create index if not exists stage_runs_failures
     on krai_core.stage_runs (finished_at) include (stage_name, error_fingerprint, attempt, id)
-    where is_current and status in ('failed', 'lost') and error_fingerprint is not null;
+    where is_current and status in ('failed', 'lost') and id > 0;
 -- The newest failures of one kind.
 create index if not exists stage_runs_fingerprint
     on krai_core.stage_runs (error_fingerprint, finished_at) where is_current and status in ('failed', 'lost');

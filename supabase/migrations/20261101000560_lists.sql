@@ -65,7 +65,7 @@ begin
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'failed' and p_stage_name is null then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.error_fingerprint is not null and r.is_current and r.status in ('failed', 'lost') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+        where r.id > 0 and r.is_current and r.status in ('failed', 'lost') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'failed' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
@@ -134,7 +134,8 @@ begin
               and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (x.since, x.run_id)))
         and (p_pending is null or exists (
             select from krai_core.documents d
-            where d.id = x.document_id and krai_core._stage_state(d.stage_status -> p_pending) = 'pending'))
+            where d.id = x.document_id and coalesce(d.stage_status -> p_pending ->> 'status', '') not in ('processing', 'completed', 'failed', 'skipped')
+              and d.stage_status -> p_pending is distinct from '"completed"'))
     from (
         select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
         from (
@@ -235,7 +236,7 @@ begin
         v_kinds := array['failed'];
     end if;
     -- As many as will do: some are of a document that is there already, and few may bear the error.
-    v_size := least(v_most * case when p_error is not null then 4 when cardinality(v_stages) > 1 then 3 else 1 end, 1000);
+    v_size := least(v_most * case when p_error is not null then 4 when cardinality(v_stages) > 1 then 2 else 1 end, 1000);
     while cardinality(v_ids) < v_most and v_seen < 2000 loop
         v_next := null;
         v_asked := v_seen + v_size;

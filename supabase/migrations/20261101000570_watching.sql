@@ -43,7 +43,7 @@ $$;
 comment on function krai_core._share_of_units(jsonb) is
 'How much of a running stage is done, more than 0 to 1, by units in its metadata such as pages_processed of total_pages; null when it does not say.';
 
-create or replace function krai_core._running_stages(p_document_id uuid default null)
+create or replace function krai_core._running_stages(p_document_id uuid default null, p_stuck boolean default false)
 returns table (document_id uuid, filename text, stage_name text, worker text, attempt integer, started_at timestamptz, running_seconds numeric,
                heartbeat_at timestamptz, lease_expires_at timestamptz, progress numeric, metadata jsonb, condition text,
                remaining_p50_seconds numeric, remaining_p90_seconds numeric, estimated_from text)
@@ -88,10 +88,11 @@ begin
         select jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' as by_progress, case
             when jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' then (x.progress #>> '{}')::double precision / 100
             when x.stage -> 'metadata' <> '{}' then krai_core._share_of_units(x.stage -> 'metadata') end as share offset 0) y
-    left join lateral krai_core._remaining_us(h.buckets, h.upto, x.elapsed_us) z on y.share is null and h.timed >= 5;
+    left join lateral krai_core._remaining_us(h.buckets, h.upto, x.elapsed_us) z on y.share is null and h.timed >= 5
+    where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and x.elapsed_us > h.p95;
 end;
 $$;
-comment on function krai_core._running_stages(uuid) is 'The rows of vw_running_stages, of one document or (null) of all.';
+comment on function krai_core._running_stages(uuid, boolean) is 'The rows of vw_running_stages, of one document or (null) of all. p_stuck: only what is stalled or slow.';
 
 create or replace view krai_core.vw_running_stages with (security_invoker = true) as
 select
@@ -150,7 +151,7 @@ set search_path = ''
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    v_rows krai_core.vw_running_stages[] := array(select r from krai_core.vw_running_stages r where r.condition <> 'working');
+    v_rows krai_core.vw_running_stages[] := array(select r::krai_core.vw_running_stages from krai_core._running_stages(null, true) r);
     v_running jsonb;
     v_starved jsonb;
 begin
@@ -201,7 +202,7 @@ begin
             from (
                 select r.stage_name, r.error_fingerprint, r.finished_at, r.attempt, r.id
                 from krai_core.stage_runs r
-                where r.is_current and r.status in ('failed', 'lost') and r.error_fingerprint is not null
+                where r.is_current and r.status in ('failed', 'lost') and r.id > 0
                   and (p_stage_name is null or r.stage_name = p_stage_name) and (p_since is null or r.finished_at >= p_since)
                 order by r.finished_at desc limit 10000
             ) n
