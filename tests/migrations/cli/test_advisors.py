@@ -16,6 +16,22 @@ UNUSED = """
     """
 
 
+FINISH = """
+select krai_core.finish_stages(jsonb_agg(jsonb_build_object(
+    'document_id', r.document_id, 'stage_name', r.stage_name, 'claim_id', r.claim_id, 'outcome',
+    (array['completed', 'failed', 'skipped'])[r.id % 3 + 1], 'error', 'disk full')))
+from krai_core.stage_runs r where r.status = 'running'
+"""
+QUESTIONS = (
+    "list_documents('upload', 'completed')",
+    "list_documents('upload', 'skipped')",
+    "list_documents('upload', 'failed')",
+    "get_failures()",
+    "get_stuck_stages()",
+    "prune_runs('0 s', false)",
+)
+
+
 def _exercise(database: Any) -> None:
     """Use each index of ours that is not unique, or the linter calls it unused."""
     database.run("insert into krai_core.documents (filename) select n || '.pdf' from generate_series(1, 20) n")
@@ -24,10 +40,18 @@ def _exercise(database: Any) -> None:
     session.execute(
         'select count(*) from krai_core.documents where stage_status @> \'{"upload": {"status": "failed"}}\''
     )
-    session.execute("select krai_core.claim_stages('upload', 'advisors', 5, null, gen_random_uuid())")
-    # Among twenty runs another index does as well for those at work.
+    session.execute("select krai_core.claim_stages('upload', 'advisors', 15, null, gen_random_uuid())")
+    session.execute(FINISH)
+    session.execute(
+        "select krai_core.start_stage(r.document_id, 'upload') from krai_core.stage_runs r where r.is_current limit 1"
+    )
+    for question in QUESTIONS:
+        session.execute(f"select krai_core.{question}")
+    # Among twenty runs other indexes do as well for failures of one kind, and for those at work.
     session.execute("begin")
-    session.execute("drop index krai_core.stage_runs_one_open_run")
+    for index in ("stage_runs_failures", "stage_runs_failed", "stage_runs_one_open_run"):
+        session.execute(f"drop index krai_core.{index}")
+    session.execute("select krai_core.list_documents(p_fingerprint => krai_core._error_fingerprint('disk full')::text)")
     session.execute("select count(*) from krai_core.stage_runs where status = 'running' and stage_name = 'upload'")
     session.execute("rollback")
     # A session tells the server what it used when it ends.
