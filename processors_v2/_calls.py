@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from processors_v2 import _json
 from processors_v2._errors import InvalidArgument, StageTrackerError
-from processors_v2._models import DocumentStatus, Stage, StageCounts, StageStatus
+from processors_v2._models import DocumentStatus, Stage, StageStatus
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ class Call(Generic[T]):
         parse: Makes the result of the decoded answer.
         repeatable: True when the call may be sent again without harm after an answer was lost.
         sql: The same as one query, where the path is a view.
+        values: What stands in the query for each %s.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Call(Generic[T]):
     parse: Callable[[Any], T]
     repeatable: bool
     sql: str = ""
+    values: tuple[str, ...] = ()
 
 
 class TextArray(list[str]):
@@ -248,7 +250,7 @@ def get_document_status(document: str, order: Iterable[str]) -> Call[DocumentSta
 
     def parse(answer: object) -> DocumentStatus:
         status = as_dict(answer)
-        return cast("DocumentStatus", {**status, "stage_status": _ordered(status["stage_status"], order)})
+        return cast("DocumentStatus", {**status, "stage_status": ordered(status["stage_status"], order)})
 
     return reader("get_document_status", {"p_document_id": document}, parse)
 
@@ -258,13 +260,8 @@ def get_stage_status(document: str, order: Iterable[str]) -> Call[dict[str, Stag
     return reader(
         "get_document_status",
         {"p_document_id": document},
-        lambda answer: _ordered(as_dict(answer)["stage_status"], order),
+        lambda answer: ordered(as_dict(answer)["stage_status"], order),
     )
-
-
-def get_statistics(order: Iterable[str]) -> Call[dict[str, StageCounts]]:
-    """Stages out of krai_core.get_stage_statistics, in the given order."""
-    return reader("get_stage_statistics", {}, lambda answer: _ordered(as_dict(answer)["stages"], order))
 
 
 def list_stages() -> Call[list[Stage]]:
@@ -393,7 +390,7 @@ def as_list(answer: object) -> list[dict[str, Any]]:
     return answer
 
 
-def _ordered(stages: object, order: Iterable[str]) -> dict[str, Any]:
+def ordered(stages: object, order: Iterable[str]) -> dict[str, Any]:
     """Return the stages by name, those of ``order`` first: a JSON object has no order of its own."""
     given = as_dict(stages)
     return {name: given[name] for name in dict.fromkeys([*order, *given]) if name in given}

@@ -120,6 +120,9 @@ _BY_WORD: Mapping[str, type[StageTrackerError]] = MappingProxyType(
         "invalid_outcomes": InvalidArgument,
         "invalid_cursor": InvalidArgument,
         "invalid_stage": InvalidArgument,
+        "invalid_status": InvalidArgument,
+        "invalid_age": InvalidArgument,
+        "invalid_fingerprint": InvalidArgument,
     }
 )
 

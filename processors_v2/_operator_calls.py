@@ -4,8 +4,7 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any
 
-from processors_v2 import _calls
-from processors_v2._errors import InvalidArgument
+from processors_v2 import _calls, _times
 
 
 def retry_stage(document: str, stage: str, actor: str | None = None) -> _calls.Call[bool]:
@@ -35,19 +34,36 @@ def rebuild_ready_runs() -> _calls.Call[dict[str, int]]:
     return _calls.Call("rpc/rebuild_ready_runs", {}, _calls.as_dict, repeatable=True)
 
 
+def rebuild_statistics() -> _calls.Call[dict[str, Any]]:
+    """krai_core.rebuild_statistics."""
+    return _calls.Call("rpc/rebuild_statistics", {}, _calls.as_dict, repeatable=True)
+
+
+def prune_runs(older_than: dt.timedelta, limit: int, *, keep_failures: bool) -> _calls.Call[dict[str, Any]]:
+    """krai_core.prune_runs."""
+    arguments = {
+        "p_older_than": _times.interval_of(older_than),
+        "p_keep_failures": keep_failures,
+        "p_limit": limit,
+    }
+    return _calls.Call("rpc/prune_runs", arguments, _calls.as_dict, repeatable=True)
+
+
+def schedule_maintenance(prune_older_than: dt.timedelta | None, *, keep_failures: bool) -> _calls.Call[dict[str, Any]]:
+    """krai_core.schedule_maintenance."""
+    age = None if prune_older_than is None else _times.interval_of(prune_older_than)
+    arguments = {"p_prune_older_than": age, "p_keep_failures": keep_failures}
+    return _calls.Call("rpc/schedule_maintenance", arguments, _calls.as_dict, repeatable=True)
+
+
 def retry_failed(
     stage: str | None, error: str | None, since: dt.datetime | None, limit: int, actor: str | None, *, dry_run: bool
 ) -> _calls.Call[dict[str, Any]]:
     """krai_core.retry_failed."""
-    if since is not None and (not isinstance(since, dt.datetime) or since.tzinfo is None):
-        raise InvalidArgument(
-            f"since {_calls.shown(since)} is not a datetime with a time zone",
-            hint="Pass datetime.now(timezone.utc) or the like",
-        )
     arguments = {
         "p_stage_name": stage,
         "p_error": _calls.text_of(error),
-        "p_since": None if since is None else since.isoformat(),
+        "p_since": _times.time_of(since),
         "p_limit": limit,
         "p_dry_run": dry_run,
         "p_actor": _calls.text_of(actor),

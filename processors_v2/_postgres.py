@@ -91,7 +91,7 @@ def conninfo(params: dict[str, str], seconds: float) -> str:
 def statement(call: Call[Any]) -> tuple[str, list[Any]]:
     """Return the SQL of a call, whose one value is the answer as JSON, and its values."""
     if call.arguments is None:
-        return call.sql, []
+        return call.sql, list(call.values)
     function = call.path.removeprefix("rpc/")
     given = ", ".join(f"{name} => %s" for name in call.arguments)
     invoked = f"pg_catalog.to_jsonb(krai_core.{function}({given}))"

@@ -8,6 +8,7 @@ from supabase import AsyncClient, acreate_client
 
 from processors_v2 import _rest, _settings
 from processors_v2._async import primitives
+from processors_v2._async.monitoring import AsyncMonitoring
 from processors_v2._async.operators import AsyncOperators
 from processors_v2._async.queue import AsyncQueue
 from processors_v2._async.readers import AsyncReaders
@@ -17,7 +18,7 @@ from processors_v2._errors import ConfigurationError
 from processors_v2._heart import Heart
 
 
-class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncOperators):
+class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncMonitoring, AsyncOperators):
     """Status of every stage of every document, kept by the database.
 
     May be shared by threads. What a method does and raises beyond this is said in the comment on the SQL function of

@@ -9,6 +9,7 @@ from typing import cast
 
 from processors_v2 import _calls, _operator_calls
 from processors_v2._models import Reaped, Rebuilt, Retried
+from processors_v2._monitoring_models import Maintenance, Pruned, RebuiltStatistics
 from processors_v2._sync.transports import Transport
 
 
@@ -196,3 +197,40 @@ class Operators:
     def rebuild_ready_runs(self) -> Rebuilt:
         """Compare the whole queue with the truth and mend it; reads every document. Returns how much was wrong."""
         return cast("Rebuilt", self._transport.send(_operator_calls.rebuild_ready_runs()))
+
+    def rebuild_statistics(self) -> RebuiltStatistics:
+        """Compare the figures with all documents and mend them; finds nothing unless triggers were switched off.
+
+        Returns:
+            How many sums were wrong. Every document is read: give the tracker a longer timeout where there are many.
+        """
+        return cast("RebuiltStatistics", self._transport.send(_operator_calls.rebuild_statistics()))
+
+    def prune_runs(self, older_than: dt.timedelta, *, keep_failures: bool = True, limit: int = 10_000) -> Pruned:
+        """Delete runs that ended longer ago than that and that no stage stands on any more; statistics keep them.
+
+        Args:
+            older_than: 0 or more.
+            keep_failures: Leave failed and lost runs alone.
+            limit: Most runs at once, 1 to 100000; while ``more`` is True, call again.
+
+        Returns:
+            How many there were, and whether there are more.
+        """
+        call = _operator_calls.prune_runs(older_than, limit, keep_failures=keep_failures)
+        return cast("Pruned", self._transport.send(call))
+
+    def schedule_maintenance(
+        self, prune_older_than: dt.timedelta | None = None, *, keep_failures: bool = True
+    ) -> Maintenance:
+        """Have pg_cron call reap and, where an age is given, prune_runs; nothing happens where there is no pg_cron.
+
+        Args:
+            prune_older_than: As for prune_runs; None: nothing is pruned by it, any more either.
+            keep_failures: As for prune_runs.
+
+        Returns:
+            Whether it is scheduled, and what.
+        """
+        call = _operator_calls.schedule_maintenance(prune_older_than, keep_failures=keep_failures)
+        return cast("Maintenance", self._transport.send(call))

@@ -7,10 +7,9 @@ from enum import Enum
 from typing import Any, ClassVar, cast
 
 from processors_v2 import _calls, _operator_calls
-from processors_v2._models import DocumentStatus, Stage, StageCounts, StageExplanation, StageStatus
+from processors_v2._models import DocumentStatus, Stage, StageExplanation, StageStatus
+from processors_v2._sync import pages
 from processors_v2._sync.transports import Transport
-
-_PAGE = 100
 
 
 class Readers:
@@ -41,10 +40,6 @@ class Readers:
         """Return everything about one document: status, current stage, progress, times, error, stage_status."""
         return self._transport.send(_calls.get_document_status(_calls.document_id(document_id), self.STAGES))
 
-    def get_statistics(self) -> dict[str, StageCounts]:
-        """Return the counts by state and the average duration (seconds) of every stage, in pipeline order."""
-        return self._transport.send(_calls.get_statistics(self.STAGES))
-
     def list_stages(self) -> list[Stage]:
         """Return the pipeline as the database has it, in order."""
         return self._transport.send(_calls.list_stages())
@@ -64,13 +59,11 @@ class Readers:
         Yields:
             Whole rows of krai_core.documents. What becomes ready or is claimed meanwhile may be among them or not.
         """
-        stage, after, left = _calls.stage_name(stage_name), None, limit
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(_PAGE, left)
-            page = self._transport.send(_operator_calls.get_documents_ready_for(stage, size, after))
-            for document in page["documents"]:
-                yield document
-            after = page["next"]
-            if after is None:
-                return
-            left = None if left is None else left - len(page["documents"])
+        stage = _calls.stage_name(stage_name)
+        found = pages.documents(
+            self._transport,
+            lambda size, after: _operator_calls.get_documents_ready_for(stage, size, after),
+            limit,
+        )
+        for document in found:
+            yield document

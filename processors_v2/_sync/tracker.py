@@ -11,6 +11,7 @@ from processors_v2 import _rest, _settings
 from processors_v2._errors import ConfigurationError
 from processors_v2._heart import Heart
 from processors_v2._sync import primitives
+from processors_v2._sync.monitoring import Monitoring
 from processors_v2._sync.operators import Operators
 from processors_v2._sync.queue import Queue
 from processors_v2._sync.readers import Readers
@@ -18,7 +19,7 @@ from processors_v2._sync.threads import for_threads
 from processors_v2._sync.transports import RestTransport, Transport
 
 
-class StageTracker(Queue, Readers, Operators):
+class StageTracker(Queue, Readers, Monitoring, Operators):
     """Status of every stage of every document, kept by the database.
 
     May be shared by threads. What a method does and raises beyond this is said in the comment on the SQL function of

@@ -1,5 +1,6 @@
 """Engine: one run() of a worker, from its first claim to the last outcome."""
 
+import datetime as dt
 import logging
 import queue
 import threading
@@ -20,6 +21,7 @@ from processors_v2._worker.ending import Ending, Handler, is_async
 from processors_v2._worker.keeper import Keeper
 from processors_v2._worker.lanes import Lane
 from processors_v2._worker.processes import Processes
+from processors_v2._worker.pruner import Pruner
 from processors_v2._worker.remote import Remote
 from processors_v2._worker.reports import Reports
 from processors_v2._worker.starters import Loop, Pool, Threads
@@ -60,6 +62,7 @@ class Plan:
     idle_max: float
     reap_seconds: float
     drain_seconds: float
+    prune_older_than: dt.timedelta | None
 
 
 class Engine:
@@ -113,7 +116,9 @@ class Engine:
             empty=(lambda: inbox.put(None)) if until_empty else None,
             fail=inbox.put,
         )
+        self._pruner = Pruner(self._desk, plan.prune_older_than, every=plan.reap_seconds, fail=inbox.put)
         self._loop = Loop(self)
+        self._parts = (self._claims, self._reports, self._keeper, self._pruner)
         self._starters = self._make_starters(sum(lane.places for lane in self._lanes))
         for lane in self._lanes:
             lane.when_empty = self._lane_empty
@@ -139,7 +144,7 @@ class Engine:
         Raises:
             BaseException: What the inbox says.
         """
-        threads = {part: _thread(part.run, self._inbox) for part in (self._claims, self._reports, self._keeper)}
+        threads = {part: _thread(part.run, self._inbox) for part in self._parts}
         _logger.info("worker %s runs %s", self._plan.name, ", ".join(self.handlers))
         try:
             reason = self._inbox.get()
@@ -151,6 +156,7 @@ class Engine:
                 lane.close()
             self._reports.give_up()
             self._keeper.close()
+            self._pruner.close()
             is_over = self._drained.is_set()
             for starter in {*self._starters.values(), self._loop}:
                 starter.stop(_TO_END if is_over else 0.0)
@@ -168,6 +174,7 @@ class Engine:
         until = time.monotonic() + self._plan.drain_seconds
         last = until + _LAST_WORDS
         self._claims.close()
+        self._pruner.close()
         for lane in self._lanes:
             lane.close()
         self._is_draining = True

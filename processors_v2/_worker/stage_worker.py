@@ -1,5 +1,6 @@
 """StageWorker: claims stages, runs them, reports how they ended."""
 
+import datetime as dt
 import os
 import pickle
 import queue
@@ -71,6 +72,8 @@ class StageWorker:
         idle_max: Seconds between two claims, at most, while nothing is ready.
         reap_seconds: Seconds between two looks, about, at what workers that died have left.
         drain_seconds: For how long handlers may go on after a stop; then their stages are released.
+        prune_older_than: Delete runs that ended longer ago than that and were superseded since, as prune_runs does, but
+            for failed ones; about every reap_seconds, in a thread of its own. None: nothing is deleted.
 
     Raises:
         ConfigurationError: An argument cannot be used; the message says which and why.
@@ -90,6 +93,7 @@ class StageWorker:
         idle_max: float = 2.0,
         reap_seconds: float = 30.0,
         drain_seconds: float = 20.0,
+        prune_older_than: dt.timedelta | None = None,
     ) -> None:
         if not isinstance(tracker, StageTracker):
             raise ConfigurationError(
@@ -103,6 +107,10 @@ class StageWorker:
             raise ConfigurationError(
                 f"idle_max={idle_max} and reap_seconds={reap_seconds} must be above 0, drain_seconds={drain_seconds} "
                 "not below"
+            )
+        if not isinstance(prune_older_than, dt.timedelta | None):
+            raise ConfigurationError(
+                f"prune_older_than={prune_older_than!r} is not a timedelta", hint="Pass datetime.timedelta(days=30)"
             )
         is_here = executor == "threads" or isinstance(executor, ThreadPoolExecutor)
         if not is_here and not isinstance(executor, Executor) and executor != "processes":
@@ -129,6 +137,7 @@ class StageWorker:
             idle_max=idle_max,
             reap_seconds=reap_seconds,
             drain_seconds=drain_seconds,
+            prune_older_than=prune_older_than,
         )
 
     def __repr__(self) -> str:
@@ -161,7 +170,7 @@ class StageWorker:
 
         Raises:
             AccessDenied, SchemaNotExposed, MigrationMissing: The key or the database cannot be used.
-            UnknownStage, InvalidArgument: The database knows no such stage, or takes no such lease.
+            UnknownStage, InvalidArgument: The database knows no such stage, or takes no such lease or age.
             ConfigurationError: The executor takes no more jobs, or the worker runs already.
         """
         if not self._is_running.acquire(blocking=False):

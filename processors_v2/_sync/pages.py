@@ -1,0 +1,52 @@
+# Made from _async/pages.py by tools/unasync.py: change that one.
+"""Answers that come in pages."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from processors_v2._calls import Call
+from processors_v2._sync.transports import Transport
+
+_PAGE = 100
+
+
+def documents(
+    transport: Transport, call: Callable[[int, str | None], Call[dict[str, Any]]], limit: int | None
+) -> Iterator[dict[str, Any]]:
+    """Go through the documents of an answer that tells where the next page begins.
+
+    Args:
+        transport: Where to ask.
+        call: Makes the request, from the size of the page and where it begins.
+        limit: Most documents to give; None: all.
+
+    Yields:
+        The documents.
+    """
+    after, left = None, limit
+    # A number below 0 is asked for, too: what is wrong with it the database says.
+    while left != 0:
+        page = transport.send(call(_PAGE if left is None else min(_PAGE, left), after))
+        for document in page["documents"]:
+            yield document
+        after = page["next"]
+        if after is None:
+            return
+        left = None if left is None else left - len(page["documents"])
+
+
+def rows(
+    transport: Transport, call: Callable[[dict[str, Any] | None], Call[list[dict[str, Any]]]]
+) -> list[dict[str, Any]]:
+    """Return all rows of a view.
+
+    Args:
+        transport: Where to ask.
+        call: Makes the request for the rows beyond one; None: from the beginning.
+    """
+    found: list[dict[str, Any]] = []
+    page = transport.send(call(None))
+    while page:
+        found += page
+        page = transport.send(call(page[-1]))
+    return found
