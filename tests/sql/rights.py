@@ -138,14 +138,12 @@ function _follow_legacy(uuid[],boolean)                      -     -            
 function _histograms()                                       -     -              x
 function _keep_failed_runs(text,uuid[],jsonb[])              -     -              x
 function _listed(bigint[],text,boolean)                      -     -              x
-function _newest_runs(text,text,timestamptz,bigint,integer)  -     -              x
 function _oldest_ready(text)                                 -     -              x
 function _page_of_runs(text[],text[],text,timestamptz,bigint,integer,text,bigint) -     -              x
 function _progress_of(jsonb)                                 -     x              x
 function _quantile_us(integer[],double precision[],double precision) -     -              x
 function _remaining_us(integer[],double precision[],double precision) -     -              x
 function _reported_stage(jsonb,text,text,text,numeric,jsonb,timestamptz,timestamptz) -     -              x
-function _running_stages(uuid)                               -     -              x
 function _share_of_units(jsonb)                              -     -              x
 function _sql_counted(text)                                  -     -              x
 function _sql_duration_us(text)                              -     -              x
@@ -153,6 +151,8 @@ function _stage_estimates(uuid)                              -     -            
 function _stage_rates(jsonb,numeric)                         -     -              x
 function _stage_statistics()                                 -     -              x
 function _state_of_run(text)                                 -     -              x
+function _newest_runs(text,text,timestamptz,bigint,integer,bigint) -     -              x
+function _running_stages(uuid,boolean)                       -     -              x
 function _tg_documents_repair()                              -     -              -
 function _tg_documents_keep_rest()                           -     -              -
 function _tg_documents_delete_runs()                         -     -              -

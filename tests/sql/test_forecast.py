@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 KEYS = {
-    "waiting", "running", "arrival_per_hour", "drain_per_hour", "workers", "utilisation", "avg_work", "empty",
+    "waiting", "running", "arrival_per_hour", "drain_per_hour", "workers", "utilisation", "avg_work", "backlog",
+    "empty",
 }  # fmt: skip
 STAGES = [
     "upload", "text_extraction", "image_processing", "classification", "metadata_extraction", "storage",
@@ -108,6 +109,22 @@ def test_those_at_work_are_the_workers_of_today(alone) -> None:
     stage = alone.call("get_forecast")["stages"]["upload"]
     assert (stage["running"], stage["workers"], stage["waiting"]) == (3, 3, 97)
     assert stage["empty"]["one_fewer"] > stage["empty"]["today"] > stage["empty"]["one_more"]
+
+
+@pytest.mark.parametrize(
+    ("durations", "expected"), [([10] * 8, (240, 240)), ([1, 19] * 4, (240, 268.3)), ([10] * 4, None)], ids=str
+)
+def test_a_backlog_takes_as_long_as_its_stage_usually_does(alone, durations: list[int], expected: tuple | None) -> None:
+    """96 pending uploads of 10 seconds are 240 for four workers; p90 grows with their spread; unknown below five."""
+    for seconds in durations:
+        alone.document(stage_status={"upload": {"status": "completed", "duration_seconds": seconds}})
+    backlog(alone, 100)
+    alone.claim(limit=4)
+    told = alone.call("get_forecast")["stages"]["upload"]["backlog"]
+    if expected is None:
+        assert told is None
+    else:
+        assert (told["p50"], told["p90"]) == (pytest.approx(expected[0], abs=1), pytest.approx(expected[1], abs=3))
 
 
 def test_hours_before_those_asked_for_do_not_count(alone) -> None:
