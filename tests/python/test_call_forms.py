@@ -140,7 +140,7 @@ def test_the_api_of_old_reads_with_four_calls(tracker: StageTracker, document: s
     assert set(status) == set(STAGES)
     statistics = tracker.get_statistics()
     assert list(statistics) == STAGES
-    assert set(statistics["upload"]) == {"pending", "processing", "completed", "failed", "skipped", "avg_duration"}
+    assert {"pending", "processing", "completed", "failed", "skipped", "avg_duration"} <= set(statistics["upload"])
 
 
 def test_stages_is_a_list_that_can_be_walked_backwards(tracker: StageTracker, document: str) -> None:

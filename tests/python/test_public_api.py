@@ -2,10 +2,11 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -107,6 +108,24 @@ def test_counts_have_the_keys_of_their_type(tracker: StageTracker) -> None:
     assert set(tracker.get_statistics()["upload"]) == set(StageCounts.__annotations__)
 
 
+@pytest.mark.parametrize(
+    ("kind", "view"), [(models.RunningStage, "vw_running_stages"), (models.StageFlow, "vw_stage_flow")]
+)
+def test_rows_have_the_columns_of_their_view(db: Any, kind: Any, view: str) -> None:
+    """What is read from a view is described column by column."""
+    columns = db.one(
+        "select array_agg(attname::text) from pg_attribute where attrelid = %s::regclass and attnum > 0",
+        f"krai_core.{view}",
+    )
+    assert set(get_type_hints(kind)) == set(columns)
+
+
+def test_states_of_runs_are_those_of_the_database(db: Any) -> None:
+    """RunState names every status that a run can have, and no other."""
+    rule = db.one("select pg_get_constraintdef(oid) from pg_constraint where conname = 'stage_runs_status_is_known'")
+    assert set(get_args(models.RunState)) == set(re.findall(r"'(\w+)'", rule))
+
+
 def test_methods_are_named_as_the_functions_of_the_database(db: Any) -> None:
     """Each method that is one SQL function bears its name, so that one search finds the rule, the call and the test."""
     functions = {
@@ -117,5 +136,14 @@ def test_methods_are_named_as_the_functions_of_the_database(db: Any) -> None:
         )
     }
     methods = {name for name, _ in inspect.getmembers(StageTracker, inspect.isfunction) if not name.startswith("_")}
-    shorter = {"get_progress", "get_statistics", "update_progress", "get_stage_status", "list_stages", "claim", "close"}
-    assert methods - functions == shorter
+    shorter = {
+        "get_progress",
+        "get_statistics",
+        "update_progress",
+        "get_stage_status",
+        "claim",
+        "get_timeline",
+        "get_eta",
+    }
+    views = {"list_stages", "get_running_stages", "get_stage_flow"}
+    assert methods - functions == shorter | views | {"close"}

@@ -100,13 +100,14 @@ def test_both_kinds_have_the_same_members(other: str, usual: str) -> None:
 
 
 def test_what_touches_the_database_is_awaited() -> None:
-    """Every method of AsyncStageTracker is a coroutine function but the constructor and the iterator."""
+    """Every method of AsyncStageTracker is a coroutine function but the constructor and the iterators."""
     methods = inspect.getmembers(stage_tracker.AsyncStageTracker, inspect.isfunction)
     plain_ones = {
         name for name, method in methods if not name.startswith("_") and not inspect.iscoroutinefunction(method)
     }
-    assert plain_ones == {"get_documents_ready_for"}
-    assert inspect.isasyncgenfunction(stage_tracker.AsyncStageTracker.get_documents_ready_for)
+    assert plain_ones == {"get_documents_ready_for", "list_documents"}
+    for name in plain_ones:
+        assert inspect.isasyncgenfunction(getattr(stage_tracker.AsyncStageTracker, name))
 
 
 def test_reporting_is_not_awaited() -> None:

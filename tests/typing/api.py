@@ -15,22 +15,42 @@ from processors_v2 import errors
 from processors_v2.local import LocalSupabase
 from processors_v2.models import (
     AwaitedStage,
+    DocumentEta,
     DocumentState,
     DocumentStatus,
+    EstimatedFrom,
+    FailureGroup,
+    Failures,
+    Forecast,
     HeartbeatAnswer,
+    ListedDocument,
+    ListedRun,
+    Maintenance,
     OutcomeAnswer,
+    Pruned,
     Reaped,
     Rebuilt,
+    RebuiltStatistics,
     ReleaseAnswer,
     Retried,
     RetriedRun,
+    RunningStage,
+    SecondsRange,
     Stage,
     StageCounts,
+    StageEta,
     StageExplanation,
+    StageFlow,
+    StageForecast,
     StageOutcome,
     StageRun,
     StageState,
     StageStatus,
+    StarvedStage,
+    StuckStages,
+    Timeline,
+    TimelineRun,
+    WorkerLoad,
 )
 from processors_v2.stage_tracker import (
     AsyncClaimedRun,
@@ -40,6 +60,7 @@ from processors_v2.stage_tracker import (
     StageContext,
     StageTracker,
 )
+from processors_v2.worker import StageWorker
 
 
 class Name(enum.Enum):
@@ -148,6 +169,51 @@ def operate(tracker: StageTracker, document_id: str | uuid.UUID) -> None:
     assert_type(told["place"], int | None)
 
 
+def watch(tracker: StageTracker, document_id: str | uuid.UUID) -> None:
+    """What those ask who watch and plan."""
+    assert_type(tracker.get_statistics()["upload"]["p95_duration"], float | None)
+    for listed in tracker.list_documents(Name.UPLOAD, "failed", limit=5, error="timeout", fingerprint="1"):
+        assert_type(listed, ListedDocument)
+        assert_type(listed["run"], ListedRun | None)
+        assert_type(listed["stage"], StageStatus)
+    list(tracker.list_documents())
+    failures = tracker.get_failures(Name.UPLOAD, dt.datetime.now(dt.UTC), 10)
+    assert_type(failures, Failures)
+    assert_type(failures["groups"], list[FailureGroup])
+    assert_type(tracker.get_failures(), Failures)
+    stuck = tracker.get_stuck_stages(10, starved_after_seconds=1.5)
+    assert_type(stuck, StuckStages)
+    assert_type(stuck["slow"], list[RunningStage])
+    assert_type(stuck["starved"], list[StarvedStage])
+    assert_type(tracker.get_workers(), list[WorkerLoad])
+    running = tracker.get_running_stages()
+    assert_type(running, list[RunningStage])
+    assert_type(running[0]["condition"], Literal["working", "slow", "stalled"])
+    assert_type(running[0]["estimated_from"], EstimatedFrom)
+    assert_type(tracker.get_stage_flow(Name.UPLOAD, since=dt.datetime.now(dt.UTC)), list[StageFlow])
+    timeline = tracker.get_timeline(document_id)
+    assert_type(timeline, Timeline)
+    assert_type(timeline["runs"], list[TimelineRun])
+    assert_type(tracker.get_weighted_progress(document_id), float)
+    eta = tracker.get_eta(document_id)
+    assert_type(eta, DocumentEta)
+    assert_type(eta["remaining"], SecondsRange | None)
+    assert_type(eta["stages"], dict[str, StageEta])
+    forecast = tracker.get_forecast(hours=5)
+    assert_type(forecast, Forecast)
+    assert_type(forecast["stages"], dict[str, StageForecast])
+    assert_type(forecast["stages"]["upload"]["empty"]["one_more"], float | None)
+
+
+def maintain(tracker: StageTracker) -> None:
+    """What keeps the database small."""
+    assert_type(tracker.prune_runs(dt.timedelta(days=30), keep_failures=False, limit=100), Pruned)
+    assert_type(tracker.rebuild_statistics(), RebuiltStatistics)
+    assert_type(tracker.schedule_maintenance(), Maintenance)
+    assert_type(tracker.schedule_maintenance(dt.timedelta(days=30), keep_failures=False), Maintenance)
+    StageWorker(tracker, {"upload": lambda _: None}, prune_older_than=dt.timedelta(days=30))
+
+
 def work(tracker: StageTracker) -> None:
     """What workers call."""
     for document in tracker.get_documents_ready_for("upload", limit=5):
@@ -201,6 +267,10 @@ async def asynchronously(client: supabase.AsyncClient, document_id: uuid.UUID, m
                 assert_type(await run.release(), bool)
         async for document in tracker.get_documents_ready_for("upload"):
             assert_type(document, dict[str, Any])
+        async for listed in tracker.list_documents("upload", "pending"):
+            assert_type(listed, ListedDocument)
+        assert_type(await tracker.get_running_stages(), list[RunningStage])
+        assert_type(await tracker.get_eta(document_id), DocumentEta)
         await tracker.close()
 
 

@@ -40,6 +40,7 @@ def nothing(_: object) -> None:
         ({"upload": nothing}, {"idle_max": 0}, "idle_max=0"),
         ({"upload": nothing}, {"reap_seconds": -1}, "reap_seconds=-1"),
         ({"upload": nothing}, {"drain_seconds": -1}, "drain_seconds=-1"),
+        ({"upload": nothing}, {"prune_older_than": 30}, "prune_older_than=30 is not a timedelta"),
         ({"upload": nothing}, {"executor": "dask"}, "executor='dask' is no executor"),
         ({"upload": nothing}, {"child_tracker": StageTracker.from_env}, "the handlers run in this process"),
     ],

@@ -1,6 +1,7 @@
 """AsyncStageTracker and AsyncStageContext: what is not the same words as in the synchronous classes."""
 
 import asyncio
+import datetime as dt
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -57,6 +58,34 @@ def test_every_kind_of_call_answers(run: Any, document: str, db: Any) -> None:
 
     run(work)
     assert db.stage(document, "upload")["metadata"] == {"a": 1, "b": str(uuid.UUID(int=1))}
+
+
+def test_every_question_is_answered(run: Any, document: str) -> None:
+    """Lists, failures, what is stuck, who works, estimates and upkeep answer as those of StageTracker do."""
+
+    async def work(tracker: AsyncStageTracker) -> None:
+        await tracker.start_stage(document, "upload", worker="gpu-7")
+        await tracker.fail_stage(document, "storage", "R2 is away")
+        listed = [one["document_id"] async for one in tracker.list_documents("upload", "processing")]
+        assert document in listed
+        groups = (await tracker.get_failures("storage"))["groups"]
+        assert "R2 is away" in {group["sample"]["error"] for group in groups}
+        assert set(await tracker.get_stuck_stages()) == {"stalled", "slow", "starved"}
+        assert "gpu-7" in {worker["worker"] for worker in await tracker.get_workers()}
+        assert document in {row["document_id"] for row in await tracker.get_running_stages()}
+        since = dt.datetime.now(dt.UTC) - dt.timedelta(hours=2)
+        assert {row["stage_name"] for row in await tracker.get_stage_flow("upload", since)} == {"upload"}
+        assert {one["stage_name"] for one in (await tracker.get_timeline(document))["runs"]} >= {"upload", "storage"}
+        assert list((await tracker.get_eta(document))["stages"]) == AsyncStageTracker.STAGES
+        assert await tracker.get_weighted_progress(document) == 0.0
+        assert list((await tracker.get_forecast())["stages"]) == AsyncStageTracker.STAGES
+        assert (await tracker.prune_runs(dt.timedelta(days=30)))["more"] is False
+        assert await tracker.rebuild_statistics() == {"mended": 0}
+        assert (await tracker.schedule_maintenance())["scheduled"] is False
+        with pytest.raises(InvalidArgument, match="Name a stage"):
+            [one async for one in tracker.list_documents(status="pending")]
+
+    run(work)
 
 
 def test_errors_are_those_of_the_rules(run: Any, document: str) -> None:
