@@ -247,6 +247,18 @@ def test_a_stage_that_is_removed_and_added_again_is_counted(alone) -> None:
     prove(alone)
 
 
+def test_a_stage_that_gets_another_name_is_pending_under_it(alone) -> None:
+    """A renamed row of krai_core.stages has the counts of its new key; named back, it finds its old ones."""
+    document = alone.document()
+    alone.done(document, "upload", "image_processing", "storage")
+    for name, before in (("archive", "storage"), ("storage", "archive")):
+        alone.run("update krai_core.stages set name = %s where name = %s", name, before)
+        while alone.call("fill_ready_runs"):
+            pass
+        prove(alone)
+    assert alone.call("get_stage_statistics")["stages"]["storage"]["completed"] == 1
+
+
 def test_what_is_rolled_back_was_never_counted(alone) -> None:
     """A transaction that ends in ROLLBACK leaves no delta, whatever it wrote."""
     document = alone.document()

@@ -98,21 +98,27 @@ def test_deltas_are_folded_at_most_once_in_a_thousand(alone) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_fold_waits_for_nobody_who_holds_rows(alone, second, table: str) -> None:
+def test_a_fold_waits_for_nobody_who_holds_rows(alone, second, background: Callable, table: str) -> None:
     """While somebody holds all rows of a table of the statistics, calls go on, and what they did is counted."""
     for _ in range(4):
         alone.document()
     make_due(alone)
     alone.call("reap")
     make_due(alone)
+    # Whoever waits here waits for the end of the test.
+    second.run("set lock_timeout = 0")
     alone.run("begin")
     alone.run(f"select from krai_core.{table} for update")
-    for _ in range(3):
-        document = second.document()
-        second.call("complete_stage", document, "upload")
-        second.call("reap")
-        make_due(second)
-        prove(second)
+
+    def go_on() -> None:
+        for _ in range(3):
+            document = second.document()
+            second.call("complete_stage", document, "upload")
+            second.call("reap")
+            make_due(second)
+            prove(second)
+
+    background(go_on).outcome()
     alone.run("commit")
     second.call("reap")
     assert deltas(second) < 20
@@ -324,6 +330,30 @@ def test_the_sum_over_the_states_is_the_number_of_documents_at_any_time(alone, c
         assert {sum(stage[state] for state in states) for stage in said.values()} == {count}
         assert all(stage[state] >= 0 for stage in said.values() for state in states)
         samples += 1
+
+
+def test_a_rebuild_changes_nothing_while_others_write(alone, crowd: Crowd) -> None:
+    """rebuild_statistics() compares in one snapshot: whatever is written and folded meanwhile, nothing is mended."""
+    rounds = 0
+    while rounds < 40 or min(crowd.done) < 15:
+        assert alone.call("rebuild_statistics") == {"mended": 0}
+        rounds += 1
+    crowd.close()
+    prove(alone)
+
+
+def test_two_rebuilds_at_once_mend_once(alone, second, background: Callable, until_waiting: Callable) -> None:
+    """Of two sessions that find the same sum wrong the later one waits, and finds it mended."""
+    alone.document()
+    alone.run("insert into krai_core.stage_deltas (stage_name, failed) values ('upload', 5)")
+    second.run("set lock_timeout = 0")
+    alone.run("begin")
+    assert alone.call("rebuild_statistics") == {"mended": 1}
+    later = background(lambda: second.call("rebuild_statistics"))
+    until_waiting(second)
+    alone.run("commit")
+    assert later.outcome() == {"mended": 0}
+    prove(alone)
 
 
 def test_the_deltas_stay_few_while_others_write(alone, crowd: Crowd) -> None:
