@@ -257,7 +257,7 @@ select
     x.stage_name, x.hour, sum(x.arrived)::bigint as arrived, sum(x.started)::bigint as started, sum(x.retried)::bigint as retried,
     sum(x.completed)::bigint as completed, sum(x.failed)::bigint as failed, sum(x.skipped)::bigint as skipped,
     round(sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000, 6) as avg_wait_seconds,
-    round(sum(x.work_us) / nullif(sum(x.completed) + sum(x.failed), 0) / 1000000, 6) as avg_work_seconds
+    round(nullif(sum(x.work_us), 0) / nullif(sum(x.completed) + sum(x.failed), 0) / 1000000, 6) as avg_work_seconds
 from (
     select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
     from krai_core.stage_flow f
@@ -277,7 +277,7 @@ comment on column krai_core.vw_stage_flow.completed is 'Stages that were complet
 comment on column krai_core.vw_stage_flow.failed is 'Stages that failed, retries to come included.';
 comment on column krai_core.vw_stage_flow.skipped is 'Stages that were skipped.';
 comment on column krai_core.vw_stage_flow.avg_wait_seconds is 'For how long the runs that began had been ready, on average, in seconds; null where none had.';
-comment on column krai_core.vw_stage_flow.avg_work_seconds is 'For how long the completed and the failed were worked on, on average, in seconds; null where there are none.';
+comment on column krai_core.vw_stage_flow.avg_work_seconds is 'For how long the completed and the failed were worked on, on average, in seconds; those that were only reported count as 0; null where nothing was timed.';
 
 revoke all on krai_core.vw_stage_statistics, krai_core.vw_stage_flow from public, anon, authenticated;
 grant select on krai_core.vw_stage_statistics, krai_core.vw_stage_flow to service_role;

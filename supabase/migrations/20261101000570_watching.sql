@@ -247,7 +247,7 @@ begin
     return jsonb_build_object('document_id', p_document_id, 'filename', v_filename, 'runs', coalesce((
         select jsonb_agg(jsonb_build_object('stage_name', r.stage_name, 'status', r.status, 'attempt', r.attempt,
             'ready_at', krai_core._iso(r.available_at), 'started_at', krai_core._iso(r.started_at), 'finished_at', krai_core._iso(r.finished_at),
-            'wait_seconds', trim_scale(round(greatest(extract(epoch from r.started_at - r.available_at), 0), 6)),
+            'wait_seconds', case when r.started_at >= r.available_at then trim_scale(round(extract(epoch from r.started_at - r.available_at), 6)) end,
             'work_seconds', case when r.status <> 'ready' then trim_scale(round(extract(epoch from coalesce(r.finished_at, clock_timestamp()) - r.started_at), 6)) end,
             'progress', coalesce(r.progress, case when r.is_current or r.status = 'running' then krai_core._progress_of(d.stage_status -> r.stage_name) end),
             'error', left(r.error, 4000), 'retry_at', krai_core._iso(r.retry_at), 'reset_at', krai_core._iso(r.reset_at))
@@ -259,7 +259,7 @@ end;
 $$;
 comment on function krai_core.get_document_timeline(uuid) is
 'All runs of a document in the order in which they were opened: {document_id, filename, runs: [{stage_name, status, attempt, ready_at, started_at, finished_at, wait_seconds, work_seconds, progress, error, retry_at, reset_at, worker, actor}]}.
-status: as in stage_runs. Seconds: from ready to start, and from start to end or now. Times: ISO 8601, UTC. worker and actor are for service_role, and null for others. Raises PT404 unknown_document.';
+status: as in stage_runs. Seconds: from ready to start, null where it has not started or was not ready; and from start to end or now. Times: ISO 8601, UTC. worker and actor are for service_role, and null for others. Raises PT404 unknown_document.';
 
 revoke all on krai_core.vw_running_stages from public, anon, authenticated;
 grant select on krai_core.vw_running_stages to service_role;

@@ -179,7 +179,7 @@ begin
         from krai_core._stage_sums k group by k.stage_name
     )
     select s.name, (coalesce(whole.documents, 0) - coalesce(k.processing + k.rest, 0))::bigint, coalesce(k.processing, 0)::bigint,
-        coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours, f.work_us / nullif(f.completed + f.failed, 0) / 1000000,
+        coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours, nullif(f.work_us, 0) / nullif(f.completed + f.failed, 0) / 1000000,
         greatest(coalesce(k.processing, 0), ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)), (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0),
         k.timed, k.mean, sqrt(greatest(k.mean_square - k.mean * k.mean, 0))
     from krai_core.stages s

@@ -260,7 +260,8 @@ as $$
 begin
     if tg_op = 'TRUNCATE' then
         truncate krai_core.stage_runs, krai_core.document_priorities;
-        -- All that there is, taken away: a fold at the same time changes no sum.
+        -- All that there is, taken away: a fold at the same time changes no sum. What others inserted since the snapshot of a
+        -- repeatable read transaction it cannot see; rebuild_statistics mends that.
         insert into krai_core.stage_deltas (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
         select k.stage_name, k.bucket, - k.documents, - k.processing, - k.completed, - k.failed, - k.skipped, - k.timed, - k.duration_us
         from krai_core._stage_sums k;

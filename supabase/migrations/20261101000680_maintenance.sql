@@ -20,14 +20,14 @@ language plpgsql stable
 set search_path = ''
 as $$
 begin
-    if p_older_than >= interval '0' then
+    if p_older_than between interval '0' and interval '1000 years' then
         return p_older_than;
     end if;
-    perform krai_core._raise('22023', 'invalid_age', format('%s is no age', coalesce(p_older_than::text, 'null')), '{}', 'Pass an interval such as 30 days.');
+    perform krai_core._raise('22023', 'invalid_age', format('%s is no age', coalesce(p_older_than::text, 'null')), '{}', 'Pass an interval such as 30 days, at most 1000 years.');
     return null;
 end;
 $$;
-comment on function krai_core._checked_age(interval) is 'The age; raises 22023 invalid_age for null and for less than nothing.';
+comment on function krai_core._checked_age(interval) is 'The age; raises 22023 invalid_age for null and for what is not 0 to 1000 years.';
 
 create or replace function krai_core.prune_runs(p_older_than interval default '30 days', p_keep_failures boolean default true, p_limit integer default 10000)
 returns jsonb
