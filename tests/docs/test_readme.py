@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return [text for named, text in fenced if named == language]
 
 
-@pytest.mark.parametrize(("number", "first"), [(0, "upload "), (1, "text_extraction ")])
+@pytest.mark.parametrize(("number", "first"), [(0, "upload "), (1, "text_extraction "), (2, "44 wait")])
 def test_the_programs_of_the_readme_print_what_it_shows(number: int, first: str) -> None:
     """Each program runs as it stands, and its output is the block that follows it."""
     program = blocks("python")[number]
