@@ -130,5 +130,7 @@ def report_client(bench: Bench, name: str, points: list[Point]) -> None:
         bench.add(f"{name}, {what}", count, "", target="none", ok=count == 0)
     for said in dict.fromkeys(point.said for point in points if point.said):
         bench.say(f"{name}: {said}")
+    if turned_away := sum(point.turned_away for point in points):
+        bench.add(f"{name}, calls that found no connection free for ten seconds", turned_away, "")
     share = max(point.client_share for point in points)
     bench.add(f"{name}, most that the client itself took of one processor", 100 * share, "%")

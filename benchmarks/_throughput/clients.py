@@ -35,11 +35,13 @@ class Spent:
         cpu_seconds: of its processes.
         errors: how many workers or requests ended in one.
         said: the first of these.
+        turned_away: how often there was no connection free, and it had to ask again.
     """
 
     cpu_seconds: float
     errors: int
     said: str
+    turned_away: int = 0
 
 
 class Client(Protocol):
@@ -117,4 +119,4 @@ class Rest:
         if code != 0:
             return Spent(spent, 1, errors.strip().splitlines()[-1])
         found = json.loads(output)
-        return Spent(spent, len(found["errors"]), next(iter(found["errors"]), ""))
+        return Spent(spent, len(found["errors"]), next(iter(found["errors"]), ""), found["turned_away"])

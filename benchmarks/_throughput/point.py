@@ -52,6 +52,7 @@ class Point:
         wal: bytes that were written to it.
         errors: that the client met.
         said: the first of these.
+        turned_away: how often the client had to ask again, because no connection was free.
     """
 
     runs: int
@@ -64,6 +65,7 @@ class Point:
     wal: int
     errors: int
     said: str
+    turned_away: int = 0
 
     @property
     def rate(self) -> float:
@@ -135,4 +137,5 @@ def measure(
         int(wal),
         spent.errors,
         spent.said,
+        spent.turned_away,
     )
