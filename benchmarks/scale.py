@@ -71,10 +71,6 @@ def measure_questions(bench: Bench, local: LocalSupabase) -> None:
         for documents in wanted:
             make(bench, local, documents)
         places = [ends.enter_context(open_place(local, database(documents), documents)) for documents in wanted]
-        for documents in wanted:
-            # The work of the running stages began just now, however long the builds took.
-            with build.unguarded(local.url_of(database(documents), "supabase_admin")) as connection:
-                build.bring_up_to_date(connection)
         times = ask(places, QUESTIONS, QUICK_TIMES if bench.quick else TIMES, bench.progress)
         bench.say(f"load {os.getloadavg()[0]:.1f} when the last question was answered")
         baselines = ask_naively(bench, places)

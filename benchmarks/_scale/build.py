@@ -126,6 +126,12 @@ def count(connection: Connection) -> None:
 
 def bring_up_to_date(connection: Connection) -> None:
     """Let the running stages have begun just now, whenever the table was built."""
+    begin_anew(connection)
+    connection.execute(statement("started"))
+
+
+def begin_anew(connection: Connection) -> None:
+    """Let other runs take the places of the running ones, of which most would have ended since."""
     numbers = {"workers": mix.WORKERS, "stalled": mix.STALLED, "seconds": Jsonb(mix.SECONDS)}
     connection.execute(statement("running"), numbers)
 

@@ -3,16 +3,17 @@
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg
 from postgrest import SyncPostgrestClient
 
-from benchmarks._scale import naive
+from benchmarks._scale import build, naive
 from benchmarks._scale.build import Progress
 from benchmarks._scale.questions import Question
 from benchmarks._scale.samples import Samples
@@ -22,6 +23,9 @@ DATABASE, PROCESSOR, CLIENT = "in the database", "on the processor", "through su
 
 # Milliseconds by name of the question, documents and way.
 Times: TypeAlias = dict[tuple[str, int, str], list[float]]
+
+# Work that goes on for longer would look as if it were stuck.
+TURNS_A_RUN = 10
 
 # What any call costs, whatever is asked.
 BARE = "select 1"
@@ -41,6 +45,7 @@ class Place:
         schema: a client of supabase-py, for our schema.
         samples: what to ask about.
         stopwatch: what the naive statements take.
+        begin_anew: lets others take the places of the running stages.
     """
 
     documents: int
@@ -48,14 +53,16 @@ class Place:
     schema: SyncPostgrestClient
     samples: Samples
     stopwatch: naive.Stopwatch
+    begin_anew: Callable[[], None]
 
 
 @contextmanager
 def open_place(local: LocalSupabase, name: str, documents: int) -> Iterator[Place]:
     """Connect to a database, with a PostgREST of its own in front of it."""
     with ExitStack() as ends:
-        with psycopg.connect(local.url_of(name, "supabase_admin"), autocommit=True) as admin:
-            admin.execute(BARE_FUNCTION)
+        admin = ends.enter_context(build.unguarded(local.url_of(name, "supabase_admin")))
+        admin.execute(BARE_FUNCTION)
+        build.bring_up_to_date(admin)
         connection = ends.enter_context(
             closing(psycopg.connect(local.url_of(name), autocommit=True, prepare_threshold=0))
         )
@@ -63,7 +70,8 @@ def open_place(local: LocalSupabase, name: str, documents: int) -> Iterator[Plac
         served = ends.enter_context(LocalSupabase(database_url=local.url_of(name, "supabase_admin"), migrations=None))
         schema = served.client().schema("krai_core")
         samples = Samples(connection, documents)
-        yield Place(documents, connection, schema, samples, naive.Stopwatch(connection))
+        stopwatch = naive.Stopwatch(connection)
+        yield Place(documents, connection, schema, samples, stopwatch, partial(build.begin_anew, admin))
 
 
 def ask(places: Sequence[Place], questions: Sequence[Question], times: int, progress: Progress) -> Times:
@@ -73,6 +81,9 @@ def ask(places: Sequence[Place], questions: Sequence[Question], times: int, prog
     order = random.Random(2)
     for way in (DATABASE, CLIENT):
         for number in progress(range(times + warm), way):
+            if number % TURNS_A_RUN == 0:
+                for place in places:
+                    place.begin_anew()
             turn: list[tuple[Question | None, Place]] = [
                 (question, place) for question in (None, *questions) for place in places
             ]

@@ -48,10 +48,16 @@ PATTERNS = (
     Pattern(NEW, 0.0400, "ccscpspp"),
     Pattern(NEW, 0.0500, "cccccpcp"),
     Pattern(NEW, 0.0400, "cccccccp"),
-    *(Pattern(RUNNING, 1 / 8, states) for states in (
-        "rppppppp", "crpppppp", "ccrppppp", "cccrpppp", "ccccrppp", "cccccrpp", "ccccccrp", "cccccccr",
-    )),
-)  # fmt: skip
+    # The longer a stage takes, the more of it is being worked on.
+    Pattern(RUNNING, 0.02, "rppppppp"),
+    Pattern(RUNNING, 0.28, "crpppppp"),
+    Pattern(RUNNING, 0.36, "ccrppppp"),
+    Pattern(RUNNING, 0.03, "cccrpppp"),
+    Pattern(RUNNING, 0.06, "ccccrppp"),
+    Pattern(RUNNING, 0.04, "cccccrpp"),
+    Pattern(RUNNING, 0.18, "ccccccrp"),
+    Pattern(RUNNING, 0.03, "cccccccr"),
+)
 
 # Stages that are being worked on, whatever the size: by so many workers, and of so many the lease is over.
 RUNNING_STAGES, WORKERS, STALLED = 256, 32, 6

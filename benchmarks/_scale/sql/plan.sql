@@ -14,9 +14,7 @@ stages as (
             when scale.chance(d.number * 8 + s.position, 3) < 0.026 then 'lost'
             when scale.chance(d.number * 8 + s.position, 3) < 0.036 then 'released' end end as before
     from documents d
-    join scale.patterns p on p.zone = d.zone and case d.zone
-        when 'running' then ((%(of)s - d.number) / %(step)s) %% 8 / 8.0 + 0.01 else scale.chance(d.number, 4) end >= p.low
-        and case d.zone when 'running' then ((%(of)s - d.number) / %(step)s) %% 8 / 8.0 + 0.01 else scale.chance(d.number, 4) end < p.high
+    join scale.patterns p on p.zone = d.zone and scale.chance(d.number, 4) >= p.low and scale.chance(d.number, 4) < p.high
     join scale.steps s on s.states = p.states
 ),
 spans as (
