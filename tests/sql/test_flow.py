@@ -67,6 +67,15 @@ def test_a_retry_is_another_start_and_no_arrival(alone, outcome: Callable) -> No
     assert flow(alone) == {"arrived": 1, "started": 2, "retried": 1, "completed": 1, "failed": 1, "skipped": 0}
 
 
+def test_a_failed_stage_that_is_started_again_is_a_retry(alone) -> None:
+    """By start_stage, which asks for no retry, too."""
+    document = alone.document()
+    for _ in range(3):
+        alone.call("start_stage", document, "upload")
+        alone.call("fail_stage", document, "upload", "x")
+    assert flow(alone) == NOTHING | {"arrived": 1, "started": 3, "retried": 2, "failed": 3}
+
+
 def test_what_was_given_back_does_not_arrive_again(alone) -> None:
     """A released run begins again, as the first attempt, and has arrived once."""
     alone.document()
@@ -113,16 +122,18 @@ def test_a_cancelled_document_is_skipped(alone) -> None:
     assert flow(alone, "storage") == NOTHING | {"skipped": 1}
 
 
-def test_waits_and_work_are_measured_apart(alone) -> None:
+@pytest.mark.parametrize("way", ["single", "bulk"])
+def test_waits_and_work_are_measured_apart(alone, outcome: Callable, way: str) -> None:
     """From when it was due until it began is wait, from there to its end is work; the averages are per hour."""
     document = alone.document()
-    alone.run(
-        "update krai_core.stage_runs set available_at = available_at - interval '100 s' where document_id = %s",
-        document,
-    )
-    alone.call("start_stage", document, "upload")
+    alone.run("update krai_core.stage_runs set available_at = available_at - interval '100 s'")
+    if way == "single":
+        alone.call("start_stage", document, "upload")
+    runs = alone.claim() if way == "bulk" else []
     alone.run("update krai_core.stage_runs set started_at = started_at - interval '30 s' where status = 'running'")
-    alone.call("complete_stage", document, "upload")
+    if way == "single":
+        alone.call("complete_stage", document, "upload")
+    alone.finish(*(outcome(run, "completed") for run in runs))
     wait, work = alone.rows(
         "select max(avg_wait_seconds), max(avg_work_seconds) from krai_core.vw_stage_flow where stage_name = 'upload'"
     )[0]
