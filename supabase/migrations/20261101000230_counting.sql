@@ -113,9 +113,12 @@ begin
         return 0;
     end if;
     update krai_core.stage_fold f set folded_to = (select s.last_value from krai_core.stage_deltas_id_seq s);
-    with gone as materialized (
-        delete from krai_core.stage_deltas d
-        where d.id = any (array(select free.id from krai_core.stage_deltas free for update skip locked))
+    with free as materialized (
+        -- Bounded: after an import of millions of rows nobody's call is to fold them all.
+        select d.id from krai_core.stage_deltas d order by d.id limit 20000 for update skip locked
+    ),
+    gone as materialized (
+        delete from krai_core.stage_deltas d using free where d.id = free.id
         returning d.*
     ),
     counted as (
@@ -142,6 +145,10 @@ begin
             waited = f.waited + excluded.waited, wait_us = f.wait_us + excluded.wait_us, work_us = f.work_us + excluded.work_us
     )
     select count(*) into v_folded from gone;
+    if v_folded = 20000 then
+        -- The next one goes on.
+        update krai_core.stage_fold f set folded_to = f.folded_to - 1000;
+    end if;
     return v_folded;
 exception when lock_not_available then
     -- Somebody holds rows of the sums by hand.
@@ -149,7 +156,7 @@ exception when lock_not_available then
 end;
 $$;
 comment on function krai_core._fold() is
-'Folds the deltas into stage_counters and stage_flow. Returns how many; 0 while another session does it. Waits for nothing.';
+'Folds the oldest 20,000 deltas into stage_counters and stage_flow. Returns how many; 0 while another session does it. Waits for nothing.';
 
 create or replace function krai_core._fold_if_due() returns void
 language plpgsql volatile
@@ -158,7 +165,9 @@ as $$
 begin
     if current_setting('transaction_isolation') = 'read committed'
         and (select s.last_value - f.folded_to >= 1000 from krai_core.stage_deltas_id_seq s, krai_core.stage_fold f)
-        -- Once in a transaction: what it has folded itself stays in its way until it ends.
+        -- Not in the middle of a long one, which would keep all others from folding until its end; and once only, because what it
+        -- has folded itself stays in its way.
+        and clock_timestamp() - transaction_timestamp() < interval '1 second'
         and current_setting('krai_core.folded_in', true) is distinct from pg_current_xact_id()::text then
         perform set_config('krai_core.folded_in', pg_current_xact_id()::text, true);
         perform krai_core._fold();

@@ -197,8 +197,8 @@ begin
             d.stage_status -> c.stage_name ->> 'error' as error
         from krai_core.documents d where d.id = c.document_id offset 0) x
     where c.document_id = any (p_document_ids) and not exists (
-        select from krai_core.stage_runs r
-        where r.document_id = any (array[c.document_id]) and r.stage_name = any (array[c.stage_name]) and r.is_current);
+        -- `offset 0`: no join, which a planner that believes the table empty would make of all of it.
+        select from krai_core.stage_runs r where r.document_id = c.document_id and r.stage_name = c.stage_name and r.is_current offset 0);
     get diagnostics v_adopted = row_count;
     return v_superseded + v_adopted;
 end;

@@ -53,6 +53,7 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_memoize = off
 set jit = off
 as $$
 declare
@@ -88,7 +89,8 @@ begin
         select jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' as by_progress, case
             when jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' then (x.progress #>> '{}')::double precision / 100
             when x.stage -> 'metadata' <> '{}' then krai_core._share_of_units(x.stage -> 'metadata') end as share offset 0) y
-    left join lateral krai_core._remaining_us(h.buckets, h.upto, x.elapsed_us) z on y.share is null and h.timed >= 5
+    left join lateral (
+        select m.o_p50, m.o_p90 from krai_core._remaining_us(h.buckets, h.upto, x.elapsed_us) m where y.share is null and h.timed >= 5 offset 0) z on true
     where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and x.elapsed_us > h.p95;
 end;
 $$;

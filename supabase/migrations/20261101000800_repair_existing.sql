@@ -46,7 +46,7 @@ declare
 begin
     loop
         begin
-            v_filled := krai_core.fill_ready_runs(1000);
+            v_filled := krai_core.fill_ready_runs(250);
             v_waits := 0;
         exception when lock_not_available then
             -- Somebody holds a document for long. The workers go on with it, if it is not over in a few seconds.
