@@ -16,7 +16,6 @@ import random
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import psycopg
 

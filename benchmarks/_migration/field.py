@@ -28,12 +28,13 @@ _STATUS = """
 # An archive that was never tracked, fresh ones, some at work, tracked to the end, failed, odd in three ways, running.
 _STAGES = """
     case when n % 20 <= 12 then fresh.stages
-         when n % 20 <= 15 then fresh.stages || jsonb_build_object('upload', upload.stage, 'text_extraction', upload.stage,
-             'image_processing', jsonb '{"status": "skipped", "metadata": {"reason": "No images found"}}')
+         when n % 20 <= 15 then fresh.stages || jsonb_build_object(
+             'upload', upload.stage, 'text_extraction', upload.stage, 'image_processing', jsonb
+             '{"status": "skipped", "metadata": {"reason": "No images found"}}')
          when n % 20 = 16 then (select jsonb_object_agg(key, upload.stage) from jsonb_object_keys(fresh.stages) key)
          when n % 20 = 17 then fresh.stages || jsonb_build_object('upload', upload.stage, 'text_extraction', jsonb
-             '{"status": "failed", "started_at": "2026-11-23 17:09:20+00", "error": "OCR engine timeout", "progress": 80,
-               "metadata": {"page": 7}}')
+             '{"status": "failed", "started_at": "2026-11-23 17:09:20+00", "error": "OCR engine timeout",
+               "progress": 80, "metadata": {"page": 7}}')
          when n % 20 = 18 then (array[null, '["upload", "storage"]',
              '{"upload": "completed", "text_extraction": "in_progress", "storage": "failed"}']::jsonb[])[1 + n / 20 % 3]
          else fresh.stages || jsonb_build_object('upload', upload.stage,

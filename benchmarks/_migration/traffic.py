@@ -141,8 +141,10 @@ class Traffic:
         try:
             connection.execute(
                 """
-                update krai_core.documents set stage_status = jsonb_set(jsonb_set(stage_status, '{embedding,status}',
-                    to_jsonb(%s::text)), '{embedding,metadata}', jsonb_build_object('number', %s::integer)) where id = %s
+                update krai_core.documents
+                set stage_status = jsonb_set(jsonb_set(stage_status, '{embedding,status}', to_jsonb(%s::text)),
+                    '{embedding,metadata}', jsonb_build_object('number', %s::integer))
+                where id = %s
                 """,
                 [status, number, document],
             )

@@ -12,7 +12,7 @@ Dump = Callable[[Any], str]
 def test_push_and_psql_give_the_same(fresh: Fresh, project: Any, server: Any) -> None:
     """What `supabase db push` leaves is what psql leaves, file by file: catalog, privileges, comments and rows."""
     pushed = fresh("v1_rows")
-    project.run(pushed, "db", "push", "--yes")
+    project.push(pushed)
     with server.copy("v1_rows", migrated=True) as by_psql:
         assert [line for line in pushed.catalog() if "supabase_migrations" not in line] == by_psql.catalog()
         assert pushed.comparable() == by_psql.comparable()
@@ -22,10 +22,10 @@ def test_push_and_psql_give_the_same(fresh: Fresh, project: Any, server: Any) ->
 def test_push_and_psql_give_the_same_dump(fresh: Fresh, project: Any, server: Any, schema_dump: Dump) -> None:
     """From an empty database both ways lead to the same dump of the schema, and a second push finds nothing to do."""
     pushed = fresh("empty")
-    project.run(pushed, "db", "push", "--yes")
+    project.push(pushed)
     with server.copy("empty", migrated=True) as by_psql:
         assert _plain(schema_dump(pushed)) == _plain(schema_dump(by_psql))
-    assert "up to date" in project.run(pushed, "db", "push", "--yes")
+    assert "up to date" in project.push(pushed)
 
 
 def _plain(dump: str) -> list[str]:
@@ -39,11 +39,11 @@ def test_a_push_that_was_refused_can_be_repeated(fresh: Fresh, project: Any) -> 
     database = fresh("v1_rows")
     database.run("create view public.dashboard as select stage_name from krai_core.vw_stage_statistics")
     before = database.contents()
-    said = " ".join(project.run(database, "db", "push", "--yes", fails=True).split())
+    said = " ".join(project.push(database, fails=True).split())
     assert "view dashboard uses krai_core.vw_stage_statistics. Keep the definition of yours" in said
     assert database.contents() == before
     database.run("drop view public.dashboard")
-    project.run(database, "db", "push", "--yes")
+    project.push(database)
     assert database.value("select count(*) from krai_core.vw_documents_by_stage") == 29
 
 
@@ -53,9 +53,9 @@ def test_a_push_that_lost_its_lock_is_repeated(fresh: Fresh, project: Any) -> No
     database = fresh("field")
     reader = database.connect()
     reader.execute("begin; select count(*) from krai_core.documents")
-    assert "lock timeout" in project.run(database, "db", "push", "--yes", fails=True)
+    assert "lock timeout" in project.push(database, fails=True)
     reader.execute("commit")
-    project.run(database, "db", "push", "--yes")
+    project.push(database)
     assert database.stage_status("manual 1.pdf")["upload"]["status"] == "pending"
 
 
@@ -63,13 +63,13 @@ def test_a_push_that_lost_its_lock_is_repeated(fresh: Fresh, project: Any) -> No
 def test_a_push_over_an_invalid_index_builds_it_anew(fresh: Fresh, project: Any) -> None:
     """Where the build was cut off, only its own file is pushed again, and that is enough."""
     database = fresh("v1_rows")
-    project.run(database, "db", "push", "--yes")
+    project.push(database)
     database.run("delete from supabase_migrations.schema_migrations where version = '20261101000900'")
     admin = database.connect("supabase_admin")
     admin.execute(
         "update pg_index set indisvalid = false where indexrelid = 'krai_core.idx_documents_stage_status'::regclass"
     )
-    project.run(database, "db", "push", "--yes")
+    project.push(database)
     query = "select indisvalid from pg_index where indexrelid = 'krai_core.idx_documents_stage_status'::regclass"
     assert database.value(query) is True
 
@@ -84,5 +84,5 @@ def test_a_long_backfill_outlives_the_statement_timeout_of_the_role(fresh: Fresh
         " $$ begin perform pg_sleep(0.05); return new; end $$",
         "create trigger slow before update on krai_core.documents for each row execute function public.slow()",
     )
-    project.run(database, "db", "push", "--yes")
+    project.push(database)
     assert database.value("select bool_and(krai_core._is_sound(stage_status)) from krai_core.documents")

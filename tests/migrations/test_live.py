@@ -1,0 +1,175 @@
+"""On a table in use: some thousand documents, writers that do not stop, and ends at random moments."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from benchmarks._migration import field, judge
+from benchmarks._migration.killer import Killer
+from benchmarks._migration.traffic import Traffic
+from benchmarks._migration.ways import Psql, Step, Stopped, sessions, short
+
+Fresh = Callable[..., Any]
+
+pytestmark = pytest.mark.parametrize("server", ["16"], indirect=True)
+
+DOCUMENTS = 1000
+
+
+@pytest.fixture(params=["v1", "field"])
+def live(request: pytest.FixtureRequest, fresh: Fresh) -> Any:
+    """A database of each kind, with documents of every sort."""
+    database = fresh("empty")
+    database.kind = request.param
+    for _ in field.fill(database.connection, request.param, DOCUMENTS):
+        pass
+    return database
+
+
+def _url(database: Any) -> str:
+    return str(database.local.url_of(database.name))
+
+
+def _wrong(database: Any, before: tuple[Any, ...], traffic: Traffic) -> dict[str, int]:
+    verdicts = dict(judge.verdicts(database.connection, database.kind, before, traffic.told))
+    assert len(verdicts) == judge.VERDICTS
+    return {what: number for what, number in verdicts.items() if number}
+
+
+def test_nothing_is_lost_and_no_write_is_refused(live: Any) -> None:
+    """While inserts, edits and renames go on, each file goes through, and all is as it must be at the end."""
+    before = judge.others(live.connection)
+    steps: dict[str, Step] = {}
+    with Traffic(_url(live), DOCUMENTS, 1) as traffic:
+        live.wait_for(lambda: traffic.told.inserted)
+        Psql(_url(live)).apply(traffic.enter, steps)
+    assert [*steps] == [short(path) for path in live.files()]
+    assert traffic.told.filenames
+    assert _wrong(live, before, traffic) == {}
+
+
+def test_history_is_looked_up_whatever_the_planner_believes(fresh: Fresh) -> None:
+    """What stages of a batch ran before is asked of an index, also by plans from when there were no runs."""
+    database = fresh("empty")
+    for _ in field.fill(database.connection, "v1", DOCUMENTS):
+        pass
+    database.migrate([path for path in database.files() if not path.name.endswith(("existing.sql", "index.sql"))])
+    # Statistics that come in between would make the plans anew.
+    database.run("alter table krai_core.stage_runs set (autovacuum_enabled = off)")
+    for _ in range(DOCUMENTS // 250):
+        assert database.value("select krai_core.fill_ready_runs(250)") == 250
+    database.run("select pg_stat_force_next_flush()")
+    query = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'stage_runs_document_stage_claim'"
+    # Were all runs read for each stage, it would be millions.
+    assert database.value(query) < 10 * 8 * DOCUMENTS
+
+
+@pytest.mark.parametrize("live", ["v1"], indirect=True)
+def test_ended_at_random_it_ends_as_if_undisturbed(live: Any, server: Any) -> None:
+    """With sessions ended and psql killed in the midst of it, started again until it is through: the same rows."""
+    name = f"{live.name}_undisturbed"
+    live.close()
+    server.local.create_database(name, live.name)
+    live.__post_init__()
+    psql = Psql(_url(live))
+    with Killer(_url(live), psql, 6, 0.8, random.Random(7)) as killer:
+        while not _is_through(psql, killer):
+            pass
+    assert killer.done > 0
+    live.wait_for(lambda: not sessions(live.connection))
+    server.local.apply_to(name, live.files())
+    undisturbed = type(live)(server.local, name)
+    try:
+        assert live.catalog() == undisturbed.catalog()
+        mine, theirs = live.comparable(), undisturbed.comparable()
+        for table in [name for name in sorted(set(mine) | set(theirs)) if not _is_sum(name)]:
+            assert mine[table] == theirs[table], table
+        assert live.value("select krai_core.rebuild_statistics()") == {"mended": 0}
+    finally:
+        undisturbed.close()
+        server.local.drop_database(name)
+
+
+def _is_sum(table: str) -> bool:
+    """Whether a table holds figures, which are spread over deltas and sums in another way each time."""
+    return table.startswith(("krai_core.stage_deltas", "krai_core.stage_counters", "krai_core.stage_f"))
+
+
+def _is_through(psql: Psql, killer: Killer) -> bool:
+    try:
+        psql.apply(lambda _: None, {})
+    except Stopped as stopped:
+        if not killer.was_it(str(stopped)):
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("live", ["v1"], indirect=True)
+def test_in_one_transaction_psql_goes_through_too(live: Any) -> None:
+    """`psql -1` opens a transaction around a file, which the first commit of the file ends: all works as without."""
+    before = judge.others(live.connection)
+    traffic = Traffic(_url(live), DOCUMENTS, 1)
+    for path in live.files():
+        # The file of the index has no commit of its own, and says what it cannot do in a transaction.
+        code, said = Psql(_url(live)).run(path, *([] if path.name.endswith("index.sql") else ["-1"]))
+        assert code == 0, said
+    assert _wrong(live, before, traffic) == {}
+
+
+@pytest.mark.parametrize("number", ["800", "900"])
+def test_sent_as_one_message_what_commits_is_refused(fresh: Fresh, number: str) -> None:
+    """An editor that sends a whole file at once gets an error of Postgres for these two, and has changed nothing."""
+    database = fresh("v1_rows")
+    files = database.files()
+    database.migrate([path for path in files if not path.name.endswith(("existing.sql", "index.sql"))])
+    database.run("drop index krai_core.idx_documents_stage_status")
+    before = (database.catalog(), database.contents())
+    [path] = [path for path in files if path.name.split("_")[0].endswith(number)]
+    with pytest.raises(psycopg.Error, match="invalid transaction termination|cannot (run|be executed) "):
+        _send_at_once(database, path)
+    database.run("rollback")
+    assert (database.catalog(), database.contents()) == before
+    database.migrate()
+    assert database.value("select bool_and(krai_core._is_sound(stage_status)) from krai_core.documents")
+
+
+def test_sent_as_one_message_every_other_file_works(fresh: Fresh, server: Any) -> None:
+    """Files that are one transaction may come as one message, as the SQL editor of a dashboard sends them."""
+    database = fresh("v1_rows")
+    for path in database.files():
+        if path.name.endswith(("existing.sql", "index.sql")):
+            database.migrate([path])
+        else:
+            _send_at_once(database, path)
+    with server.copy("v1_rows", migrated=True) as undisturbed:
+        assert database.catalog() == undisturbed.catalog()
+        assert database.comparable() == undisturbed.comparable()
+
+
+def _send_at_once(database: Any, path: Path) -> None:
+    database.connection.execute(path.read_bytes())
+
+
+def test_a_document_that_is_held_is_passed_over_and_waited_for(fresh: Fresh) -> None:
+    """Somebody who keeps a document keeps the batch no longer than its bound, and it is done when he lets go."""
+    database = fresh("empty")
+    for _ in field.fill(database.connection, "field", 300):
+        pass
+    database.migrate([path for path in database.files() if not path.name.endswith(("existing.sql", "index.sql"))])
+    holder = database.connect()
+    holder.execute("begin; update krai_core.documents set language = 'de' where page_count = 5")
+    session = database.connect()
+    assert session.execute("select (krai_core._repair_batch(null, 300)).o_held").fetchone() == ([field.document_id(5)],)
+    begin = time.monotonic()
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        session.execute("select krai_core.fill_ready_runs(300)")
+    assert time.monotonic() > begin
+    holder.execute("commit")
+    database.migrate()
+    assert database.stage_status("5.pdf")["upload"]["status"] == "completed"
