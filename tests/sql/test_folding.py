@@ -1,14 +1,14 @@
 """Deltas are folded now and then, by whoever writes: seldom, by one at a time, and never in anybody's way."""
 
-import threading
+import itertools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from truth import prove, wrong_statistics
+from pending_deltas import deltas, make_due
+from truth import prove
 
-DUE = 1100
 FOLDERS: dict[str, Callable[[Any, uuid.UUID], object]] = {
     "start_stage": lambda sql, document: sql.call("start_stage", document, "upload"),
     "complete_stage": lambda sql, document: sql.call("complete_stage", document, "upload"),
@@ -21,20 +21,6 @@ FOLDERS: dict[str, Callable[[Any, uuid.UUID], object]] = {
     "reap": lambda sql, _: sql.call("reap"),
 }  # fmt: skip
 TABLES = ("stage_deltas", "stage_counters", "stage_flow", "stage_fold")
-
-
-def make_due(sql: Any, count: int = DUE, *, below: int | None = None) -> None:
-    """Append so many deltas that change nothing; ``below``: the next one is that much below a thousandth."""
-    if below is not None:
-        last = sql.value("select last_value from krai_core.stage_deltas_id_seq")
-        count += (-below - last - count - 1) % 1000
-    sql.run("insert into krai_core.stage_deltas (stage_name) select '' from generate_series(1, %s)", count)
-
-
-def deltas(sql: Any) -> int:
-    """How many are not folded."""
-    count: int = sql.value("select count(*) from krai_core.stage_deltas")
-    return count
 
 
 @pytest.fixture
@@ -130,10 +116,9 @@ def test_a_fold_that_is_not_over_keeps_nobody_waiting(alone, second, end: str) -
     """A transaction that has folded and stays open is in nobody's way, and however it ends, all is counted once."""
     documents = [alone.document() for _ in range(5)]
     make_due(alone)
-    alone.run("begin")
-    alone.call("complete_stage", documents[0], "upload")
-    alone.call("reap")
+    alone.run("begin; select krai_core.reap()")
     assert deltas(alone) < 20
+    alone.call("complete_stage", documents[0], "upload")
     for document in documents[1:]:
         make_due(second)
         second.call("complete_stage", document, "upload")
@@ -169,19 +154,52 @@ def test_a_transaction_folds_at_most_once(alone) -> None:
     """However many deltas a transaction adds, it folds once; the next one folds the rest."""
     documents = [alone.document() for _ in range(6)]
     alone.run("begin")
-    folds, before = 0, 0
+    folds = 0
     for document in documents:
         make_due(alone, below=0)
+        before = deltas(alone)
         alone.call("complete_stage", document, "upload")
         alone.call("reap")
-        left = deltas(alone)
-        folds += left < before
-        before = left
+        folds += deltas(alone) < before
     alone.run("commit")
     assert folds <= 1
     prove(alone)
     alone.call("reap")
     assert deltas(alone) < 20
+
+
+def test_a_transaction_that_goes_on_for_long_leaves_folding_to_others(alone, until: Callable) -> None:
+    """Whoever has been at it for more than a second, as an import is, folds nothing, and so keeps nobody from it."""
+    alone.run("begin")
+    document = alone.document()
+    until(lambda: alone.value("select clock_timestamp() - transaction_timestamp() > interval '1.1 s'"))
+    make_due(alone, below=0)
+    alone.call("complete_stage", document, "upload")
+    alone.call("reap")
+    assert deltas(alone) > 1000
+    alone.run("commit")
+    alone.call("reap")
+    assert deltas(alone) < 20
+    prove(alone)
+
+
+def test_many_deltas_are_folded_bit_by_bit(alone) -> None:
+    """Of 100,000 deltas at once, as after an import in one transaction, each call folds a bounded number, soon.
+
+    The timeout is far above what that takes, and far below what the square of their number would take.
+    """
+    alone.document()
+    make_due(alone, 100_000)
+    alone.run("set statement_timeout = '15s'")
+    calls, left = 0, [deltas(alone)]
+    while left[-1] > 1000 and calls < 50:
+        alone.call("reap")
+        left.append(deltas(alone))
+        calls += 1
+    alone.run("reset statement_timeout")
+    assert left[-1] < 1000
+    assert max(before - after for before, after in itertools.pairwise(left)) <= 20_000
+    prove(alone)
 
 
 def test_a_duration_that_moves_within_its_bucket_is_folded(alone) -> None:
@@ -245,103 +263,6 @@ def test_the_cost_of_a_call_does_not_grow_within_a_transaction(alone) -> None:
     prove(alone)
 
 
-class Crowd:
-    """Sessions that write and fold without pause until it is closed."""
-
-    def __init__(self, connect: Callable[[], Any]) -> None:
-        self._over = threading.Event()
-        self.done = [0, 0, 0]
-        self._errors: list[BaseException] = []
-        self._threads = [
-            threading.Thread(target=self._go_on, args=(place, work, connect()), daemon=True)
-            for place, work in enumerate((self._work, self._come_and_go, self._fold))
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _go_on(self, place: int, work: Callable[[Any, int], None], sql: Any) -> None:
-        try:
-            while not self._over.is_set():
-                work(sql, self.done[place])
-                self.done[place] += 1
-        except BaseException as error:  # noqa: BLE001 - raised by close()
-            self._errors.append(error)
-
-    @staticmethod
-    def _work(sql: Any, _: int) -> None:
-        runs = sql.claim(["upload", "text_extraction", "storage", "image_processing"], 3)
-        kinds = ["completed", "failed", "skipped"]
-        sql.finish(*({**{key: run[key] for key in ("document_id", "stage_name", "claim_id")}, "outcome": kinds[place],
-                      "error": "x", "retry": True} for place, run in enumerate(runs)))  # fmt: skip
-        if not runs:
-            sql.call("retry_failed")
-
-    @staticmethod
-    def _come_and_go(sql: Any, number: int) -> None:
-        document = sql.document()
-        sql.edit(document, {"upload": "completed", "storage": {"status": "failed"}})
-        sql.run("insert into krai_core.documents (filename) select 'x' from generate_series(1, 3)")
-        if number % 3 == 0:
-            sql.run("delete from krai_core.documents where id in (select id from krai_core.documents limit 10)")
-
-    @staticmethod
-    def _fold(sql: Any, _: int) -> None:
-        make_due(sql, 400)
-        sql.call("reap")
-
-    def close(self) -> None:
-        """End, and raise what went wrong."""
-        self._over.set()
-        for thread in self._threads:
-            thread.join(30)
-        for error in self._errors:
-            raise error
-
-
-@pytest.fixture
-def crowd(alone, connect: Callable, local, own_database: str) -> Iterator[Crowd]:
-    """Somebody who works, somebody who inserts, edits and deletes, and somebody who folds."""
-    for _ in range(20):
-        alone.document()
-    crowd = Crowd(lambda: connect(None, url=local.url_of(own_database)))
-    yield crowd
-    crowd.close()
-
-
-def test_a_reader_sees_the_truth_at_any_time(alone, crowd: Crowd) -> None:
-    """In one snapshot the statistics are what the documents say, while others write and fold."""
-    samples = 0
-    while samples < 150 or min(crowd.done) < 15:
-        assert wrong_statistics(alone) == []
-        samples += 1
-    crowd.close()
-    prove(alone)
-
-
-def test_the_sum_over_the_states_is_the_number_of_documents_at_any_time(alone, crowd: Crowd) -> None:
-    """In a snapshot of a repeatable-read transaction each stage of get_stage_statistics() adds up to the documents."""
-    samples = 0
-    while samples < 150 or min(crowd.done) < 15:
-        with alone.connection.transaction():
-            alone.run("set transaction isolation level repeatable read")
-            said = alone.call("get_stage_statistics")["stages"]
-            count = alone.value("select count(*) from krai_core.documents")
-        states = ("pending", "processing", "completed", "failed", "skipped")
-        assert {sum(stage[state] for state in states) for stage in said.values()} == {count}
-        assert all(stage[state] >= 0 for stage in said.values() for state in states)
-        samples += 1
-
-
-def test_a_rebuild_changes_nothing_while_others_write(alone, crowd: Crowd) -> None:
-    """rebuild_statistics() compares in one snapshot: whatever is written and folded meanwhile, nothing is mended."""
-    rounds = 0
-    while rounds < 40 or min(crowd.done) < 15:
-        assert alone.call("rebuild_statistics") == {"mended": 0}
-        rounds += 1
-    crowd.close()
-    prove(alone)
-
-
 def test_two_rebuilds_at_once_mend_once(alone, second, background: Callable, until_waiting: Callable) -> None:
     """Of two sessions that find the same sum wrong the later one waits, and finds it mended."""
     alone.document()
@@ -354,11 +275,3 @@ def test_two_rebuilds_at_once_mend_once(alone, second, background: Callable, unt
     alone.run("commit")
     assert later.outcome() == {"mended": 0}
     prove(alone)
-
-
-def test_the_deltas_stay_few_while_others_write(alone, crowd: Crowd) -> None:
-    """With three sessions at it there are never more than some thousand deltas left."""
-    most = 0
-    while min(crowd.done) < 15 or crowd.done[2] < 50:
-        most = max(most, deltas(alone))
-    assert most < 4000
