@@ -26,7 +26,7 @@ def list_documents(
     """krai_core.list_documents, one page."""
     arguments = {
         "p_stage_name": stage,
-        "p_status": _status(status),
+        "p_status": _calls.text_of(status.value if isinstance(status, enum.Enum) else status),
         "p_limit": limit,
         "p_after": after,
         "p_error": _calls.text_of(error),
@@ -94,17 +94,6 @@ def get_forecast(hours: int, order: Iterable[str]) -> _calls.Call[dict[str, Any]
 def _with_order(answer: object, order: Iterable[str]) -> dict[str, Any]:
     given = _calls.as_dict(answer)
     return {**given, "stages": _calls.ordered(given["stages"], order)}
-
-
-def _status(value: object) -> str | None:
-    status = value.value if isinstance(value, enum.Enum) else value
-    if status is not None and not isinstance(status, str):
-        raise InvalidArgument(
-            f"status {_calls.shown(value)} is not a text",
-            hint="Pass 'failed', 'pending' or the like",
-            error="invalid_status",
-        )
-    return _calls.text_of(status)
 
 
 def _page(

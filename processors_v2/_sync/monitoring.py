@@ -38,7 +38,7 @@ class Monitoring:
     def list_documents(
         self,
         stage_name: str | Enum | None = None,
-        status: StageState | None = None,
+        status: StageState | Enum | None = None,
         *,
         limit: int | None = None,
         error: str | None = None,
