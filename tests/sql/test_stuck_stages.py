@@ -79,10 +79,11 @@ def test_a_run_whose_lease_is_over_is_stalled(alone) -> None:
 
 
 def test_a_run_beyond_the_usual_that_still_beats_is_slow(alone) -> None:
-    """Beyond p95 of its stage, lease alive: slow; at half of it: neither."""
-    samples(alone, "storage", *[10.0] * 40)
+    """Beyond p95 of its stage, lease alive: slow; beyond the half of them, or short of the longest: neither."""
+    samples(alone, "storage", *[10.0] * 14, *[100.0] * 5, 10_000.0)
     at_work(alone, "storage", 5)
-    slow = at_work(alone, "storage", 60)
+    at_work(alone, "storage", 60)
+    slow = at_work(alone, "storage", 300)
     assert stuck(alone) == NOTHING | {"slow": [str(slow)]}
 
 
