@@ -80,7 +80,7 @@ def test_a_run_whose_lease_is_over_is_stalled(alone) -> None:
 
 def test_a_run_beyond_the_usual_that_still_beats_is_slow(alone) -> None:
     """Beyond p95 of its stage, lease alive: slow; beyond the half of them, or short of the longest: neither."""
-    samples(alone, "storage", *[10.0] * 14, *[100.0] * 5, 10_000.0)
+    samples(alone, "storage", *[10.0] * 14, *[100.0] * 6, 10_000.0)
     at_work(alone, "storage", 5)
     at_work(alone, "storage", 60)
     slow = at_work(alone, "storage", 300)
