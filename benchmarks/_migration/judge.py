@@ -77,10 +77,11 @@ def verdicts(connection: Connection, kind: str, before: tuple[Any, ...], told: T
     yield "rows or other columns changed", int(others(connection) != before)
     yield "acknowledged writes lost", lost(connection, told)
     yield "stages without their run", one(connection, HISTORY)
+    yield "stages whose counts are not those of the documents", one(connection, COUNTED)
+    # These two mend what they find.
     rebuilt = one(connection, "select krai_core.rebuild_ready_runs()")
     yield "ready runs rebuilt", sum(rebuilt.values())
     yield "statistics rebuilt", one(connection, "select krai_core.rebuild_statistics()")["mended"]
-    yield "stages whose counts are not those of the documents", one(connection, COUNTED)
 
 
 def lost(connection: Connection, told: Told) -> int:
