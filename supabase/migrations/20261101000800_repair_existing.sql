@@ -42,6 +42,7 @@ do $$
 declare
     v_total bigint := 0;
     v_filled integer;
+    v_analyzed bigint := 100;
     v_waits integer := 0;
 begin
     loop
@@ -55,6 +56,12 @@ begin
         end;
         v_total := v_total + v_filled;
         commit;
+        if v_total >= v_analyzed * 10 then
+            -- The plans of the first batches were made for an empty table.
+            analyze krai_core.stage_runs;
+            v_analyzed := v_total;
+            commit;
+        end if;
         exit when v_filled = 0 and v_waits not between 1 and 9;
     end loop;
     raise notice '% documents looked at for ready runs', v_total;
