@@ -71,14 +71,15 @@ def test_more_is_deleted_at_once(
 
 def test_claims_do_not_wait_for_it(tracker: StageTracker, documents: Documents, monkeypatch: Any) -> None:
     """Documents are worked on while a call that deletes takes its time."""
-    begun, go_on, send = threading.Event(), threading.Event(), tracker._transport.send
+    begun, go_on, over, send = threading.Event(), threading.Event(), threading.Event(), tracker._transport.send
     chance = SimpleNamespace(uniform=lambda *_: 0.0)
     monkeypatch.setattr("processors_v2._worker.pruner.random", chance)
 
     def slow(call: Any, **options: Any) -> Any:
         if call.path == "rpc/prune_runs":
             begun.set()
-            go_on.wait(20)
+            go_on.wait(60)
+            over.set()
         elif call.path == "rpc/claim_stages":
             assert begun.wait(20)
         return send(call, **options)
@@ -89,7 +90,7 @@ def test_claims_do_not_wait_for_it(tracker: StageTracker, documents: Documents, 
     try:
         worker.run(until_empty=True)
         assert worker.counts["completed"] == 5
-        assert not go_on.is_set()
+        assert not over.is_set()
     finally:
         go_on.set()
 
