@@ -105,6 +105,12 @@ def report(bench: Bench, points: Points) -> None:
         same = [point for key, each in points.items() if key[:2] == (name, batch) for point in each]
         wal = statistics.median(point.wal_per_run for point in same)
         bench.add(f"{name}, batch {batch}, WAL of a run", wal, "bytes")
+    for name, batch, workers in points:
+        # Hardly depends on what else the machine does. PostgREST keeps its sessions.
+        times = [1000 * point.server_seconds / point.runs for point in points[name, batch, workers]]
+        if name not in {"postgrest", "pooled"}:
+            what = f"{name}, batch {batch}, {workers} workers, processor time of a run in the database"
+            bench.add(what, statistics.median(times), "ms")
     for name in dict.fromkeys(name for name, _, _ in points):
         report_client(bench, name, [point for key, each in points.items() if key[0] == name for point in each])
 

@@ -5,10 +5,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import psycopg
 
-from benchmarks._throughput.clients import Client
+from benchmarks._throughput.clients import Client, Direct
 from benchmarks._throughput.waits import Waits
+from processors_v2._local.process import wait_until
 from processors_v2.local import LocalSupabase
 
 # What they fill, the clients of both kinds alike.
@@ -33,6 +35,7 @@ insert into krai_core.documents (filename) select i || '.pdf' from generate_seri
 delete from krai_core.documents where id < '80000000-0000-0000-0000-000000000000';
 truncate public.short_claims, public.refusals;
 """
+_ENDING_SECONDS = 10.0
 # Of a row, or of a transaction that has it; the others are the server's own affairs.
 _ROW_LOCKS = {"Lock transactionid", "Lock tuple"}
 
@@ -53,6 +56,7 @@ class Point:
         errors: that the client met.
         said: the first of these.
         turned_away: how often the client had to ask again, because no connection was free.
+        server_seconds: processor time of the sessions that have ended since, which are all those of direct clients.
     """
 
     runs: int
@@ -66,6 +70,7 @@ class Point:
     errors: int
     said: str
     turned_away: int = 0
+    server_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -118,7 +123,11 @@ def measure(
     assert row is not None
     begun_at = row[0]
     with closing(Waits(local.admin_url)) as waits:
+        before, sessions = _ended(local)
         spent = client.work(workers, batch, seconds)
+        # The last ones may still be on their way out; those of PostgREST stay.
+        wait_until(lambda: _ended(local)[1] <= sessions, _ENDING_SECONDS if isinstance(client, Direct) else 0)
+        server_seconds = _ended(local)[0] - before
     row = connection.execute(_DONE, [begun_at]).fetchone()
     assert row is not None
     runs, took, ready, short, refused, deadlocks, wal = row
@@ -138,4 +147,13 @@ def measure(
         spent.errors,
         spent.said,
         spent.turned_away,
+        server_seconds,
     )
+
+
+def _ended(local: LocalSupabase) -> tuple[float, int]:
+    """Return what the processes that have ended took of the processors so far, and how many there still are."""
+    assert local._postgres is not None  # noqa: SLF001 - nobody else knows its process
+    server = psutil.Process(local._postgres.pid)  # noqa: SLF001
+    times = server.cpu_times()
+    return float(times.children_user + times.children_system), len(server.children())
