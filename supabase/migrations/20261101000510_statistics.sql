@@ -45,7 +45,8 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-    v_place integer := least(width_bucket(p_rank, p_upto) + 1, cardinality(p_upto));
+    -- A rank that a bucket meets exactly is the end of that bucket, not the begin of the next.
+    v_place integer := least(width_bucket(p_rank - 0.000001, p_upto) + 1, cardinality(p_upto));
     v_before double precision := case v_place when 1 then 0 else p_upto[v_place - 1] end;
     v_share double precision := least(greatest((p_rank - v_before) / (p_upto[v_place] - v_before), 0), 1);
     v_bucket integer := p_buckets[v_place];

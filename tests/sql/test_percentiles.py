@@ -104,3 +104,18 @@ def test_only_completed_stages_have_a_duration(alone) -> None:
     alone.call("complete_stage", alone.document(), "embedding")
     said = _said(alone)
     assert (said["timed_count"], said["p50_duration_seconds"], said["avg_duration_seconds"]) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("durations", "column", "exact"),
+    [
+        ([10] * 14 + [100] * 5 + [10_000], "p95_duration_seconds", 100),
+        ([1, 1000], "p50_duration_seconds", 1),
+        ([5] * 99 + [5000], "p99_duration_seconds", 5),
+    ],
+    ids=str,
+)
+def test_a_rank_that_is_met_exactly(alone, durations: list[float], column: str, exact: float) -> None:
+    """Where 19 of 20 took at most 100 seconds p95 is 100, however long the last one took."""
+    _completed(alone, durations)
+    assert exact / WIDTH * 0.999 <= _said(alone)[column] <= exact * WIDTH * 1.001
