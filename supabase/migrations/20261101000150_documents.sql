@@ -16,6 +16,17 @@ begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 
+-- An autovacuum gives way to whoever has waited for a second, which lock_timeout does not leave it. This lock keeps no reader and no
+-- writer waiting, and no vacuum begins before the commit.
+do $$
+begin
+    if to_regclass('krai_core.documents') is not null then
+        set local lock_timeout = '5s';
+        lock table krai_core.documents in share update exclusive mode;
+        set local lock_timeout = '900ms';
+    end if;
+end $$;
+
 create or replace function krai_core._pending_stage() returns jsonb
 language sql immutable parallel safe
 set search_path = ''

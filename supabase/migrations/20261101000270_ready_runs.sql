@@ -214,6 +214,8 @@ as $$
 declare
     v_after uuid;
     v_ids uuid[];
+    v_free uuid[];
+    v_held uuid;
 begin
     perform krai_core._checked_limit(p_limit, 100000);
     v_after := (select s.fill_after from krai_core.stages s where s.fill_after is not null order by s.fill_after limit 1);
@@ -223,11 +225,18 @@ begin
     end if;
     -- Again under the lock: another may have gone on meanwhile.
     v_after := (select s.fill_after from krai_core.stages s where s.fill_after is not null order by s.fill_after limit 1);
-    v_ids := array(select d.id from krai_core.documents d where d.id > v_after order by d.id limit p_limit for no key update);
+    v_ids := array(select d.id from krai_core.documents d where d.id > v_after order by d.id limit p_limit);
+    -- Waits for the first alone, and goes as far as the next that somebody holds: who waits for one of these documents waits for
+    -- this batch, and not for all that it would have waited for.
+    perform from krai_core.documents d where d.id = v_ids[1] for no key update;
+    v_free := v_ids[1:1] || array(
+        select d.id from krai_core.documents d where d.id = any (v_ids[2:]) order by d.id for no key update skip locked);
+    v_held := (select held.id from (select unnest(v_ids) except select unnest(v_free)) as held (id) order by held.id limit 1);
+    v_ids := array(select given.id from unnest(v_ids) as given (id) where v_held is null or given.id < v_held);
     perform krai_core._adopt_runs(v_ids);
     perform krai_core._derive_ready_runs(v_ids);
     update krai_core.stages s
-    set fill_after = case when cardinality(v_ids) = p_limit then v_ids[p_limit] end
+    set fill_after = case when cardinality(v_ids) = p_limit or v_held is not null then v_ids[cardinality(v_ids)] end
     where s.fill_after = v_after;
     return cardinality(v_ids);
 end;

@@ -1,8 +1,8 @@
 """On a table in use: some thousand documents, writers that do not stop, and ends at random moments."""
 
 import random
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,20 +156,81 @@ def _send_at_once(database: Any, path: Path) -> None:
     database.connection.execute(path.read_bytes())
 
 
-def test_a_document_that_is_held_is_passed_over_and_waited_for(fresh: Fresh) -> None:
-    """Somebody who keeps a document keeps the batch no longer than its bound, and it is done when he lets go."""
+def _ready_to_fill(fresh: Fresh, documents: int) -> Any:
     database = fresh("empty")
-    for _ in field.fill(database.connection, "field", 300):
+    for _ in field.fill(database.connection, "field", documents):
         pass
     database.migrate([path for path in database.files() if not path.name.endswith(("existing.sql", "index.sql"))])
+    return database
+
+
+def test_the_repair_puts_off_what_is_held(fresh: Fresh) -> None:
+    """Somebody who keeps a document keeps no batch, and it is repaired when he lets go."""
+    database = _ready_to_fill(fresh, 300)
     holder = database.connect()
     holder.execute("begin; update krai_core.documents set language = 'de' where page_count = 5")
-    session = database.connect()
-    assert session.execute("select (krai_core._repair_batch(null, 300)).o_held").fetchone() == ([field.document_id(5)],)
-    begin = time.monotonic()
-    with pytest.raises(psycopg.errors.LockNotAvailable):
-        session.execute("select krai_core.fill_ready_runs(300)")
-    assert time.monotonic() > begin
+    assert database.value("select o_held from krai_core._repair_batch(null, 300)") == [field.document_id(5)]
     holder.execute("commit")
     database.migrate()
     assert database.stage_status("5.pdf")["upload"]["status"] == "completed"
+
+
+def test_a_batch_ends_before_what_is_held_and_waits_for_that_alone(fresh: Fresh) -> None:
+    """Who waits for a document of the batch does not wait for others that hold other documents."""
+    database = _ready_to_fill(fresh, 100)
+    ids = [row for (row,) in database.rows("select id from krai_core.documents order by id")]
+    holder, filler, writer = database.connect(), database.connect(), database.connect()
+    holder.execute("begin")
+    holder.execute("update krai_core.documents set language = 'de' where id = %s", [ids[5]])
+    assert database.value("select krai_core.fill_ready_runs(50)") == 5
+    heard: list[BaseException] = []
+
+    def fill() -> None:
+        try:
+            filler.execute("select krai_core.fill_ready_runs(50)")
+        except psycopg.errors.LockNotAvailable as error:
+            heard.append(error)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    waiting = "select from pg_locks where not granted and pid = %s"
+    database.wait_for(lambda: database.rows(waiting, filler.info.backend_pid))
+    writer.execute("set lock_timeout = '300ms'")
+    for document in (ids[4], ids[6]):
+        writer.execute("update krai_core.documents set language = 'fr' where id = %s", [document])
+    thread.join()
+    assert heard
+    holder.execute("commit")
+    filled = 0
+    while more := database.value("select krai_core.fill_ready_runs(50)"):
+        filled += more
+    assert filled == 95
+    assert database.value("select krai_core.rebuild_ready_runs()") == {"added": 0, "removed": 0, "adopted": 0}
+
+
+@pytest.fixture
+def busy_autovacuum(server: Any) -> Iterator[None]:
+    """An autovacuum that comes at once."""
+    with psycopg.connect(server.local.admin_url, autocommit=True) as admin:
+        admin.execute("alter system set autovacuum_naptime = '1s'")
+        admin.execute("select pg_reload_conf()")
+        yield
+        admin.execute("alter system reset autovacuum_naptime")
+        admin.execute("select pg_reload_conf()")
+
+
+@pytest.mark.usefixtures("busy_autovacuum")
+def test_an_autovacuum_gives_way(live: Any) -> None:
+    """Files that need the table to themselves do not fail for as long as it is being vacuumed."""
+    # One that does not end by itself in the time of a test.
+    live.run(
+        "alter table krai_core.documents set (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0,"
+        " autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)",
+        "update krai_core.documents set language = 'de'",
+    )
+    at_work = "select from pg_locks l join pg_stat_activity a using (pid) where a.backend_type = 'autovacuum worker'"
+    at_work += " and l.relation = 'krai_core.documents'::regclass and a.datname = current_database()"
+    for name in ("0150_documents", "0600_triggers"):
+        live.migrate([path for path in live.files() if short(path) < name])
+        live.wait_for(lambda: live.rows(at_work))
+        live.migrate([path for path in live.files() if short(path) == name])

@@ -419,9 +419,7 @@ def test_ready_documents_come_in_pages(
     tracker: StageTracker, documents: list[str], stage: str, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """get_documents_ready_for goes through all pages in the order of the queue, claims nothing, and obeys its limit."""
-    from processors_v2._sync import readers  # noqa: PLC0415 - the size of a page
-
-    monkeypatch.setattr(readers, "_PAGE", 2)
+    monkeypatch.setattr("processors_v2._sync.pages._PAGE", 2)
     rows = list(tracker.get_documents_ready_for(stage))
     assert [row["id"] for row in rows] == documents
     assert rows[0]["filename"]
