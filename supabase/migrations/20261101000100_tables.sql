@@ -215,7 +215,7 @@ create table if not exists krai_core.stage_runs (
     constraint stage_runs_ready_is_due_at_a_time check (status <> 'ready' or available_at is not null),
     constraint stage_runs_attempt_is_positive check (attempt > 0)
     -- Room on each page for the heartbeats, which then need no new index entries.
-) with (fillfactor = 90);
+) with (fillfactor = 85);
 
 create unique index if not exists stage_runs_one_open_run
     on krai_core.stage_runs (document_id, stage_name) where status in ('ready', 'running');

@@ -230,7 +230,7 @@ def test_a_heartbeat_waits_for_no_lock_of_a_document(service, connect: Callable)
 
 
 def test_heartbeats_are_hot_updates(alone) -> None:
-    """No index of stage_runs holds what a heartbeat changes: they are heap-only updates, but where a page is full."""
+    """No index of stage_runs holds what a heartbeat changes: all of them are heap-only updates."""
     claims = [(alone.document(), "upload", uuid.uuid4()) for _ in range(20)]
     for document, stage, claim in claims:
         alone.call("start_stage", document, stage, p_claim_id=claim)
@@ -242,7 +242,7 @@ def test_heartbeats_are_hot_updates(alone) -> None:
     alone.run("select pg_stat_force_next_flush()")
     ((updated_after, hot_after),) = alone.rows(counts)
     assert updated_after - updated == 1000
-    assert hot_after - hot >= 900
+    assert hot_after - hot >= 990
 
 
 def test_a_column_that_heartbeats_change_is_in_no_index(service) -> None:
