@@ -3,6 +3,7 @@
 -- krai_core.documents   your table, adopted and never owned. Needed of it: `id uuid` (unique, not null) and `filename`. It gets
 --                       one column, stage_status, with its default, and nothing else of it is touched. Where there is no
 --                       such table yet, a minimal one is made, closed to everybody but service_role.
+-- krai_core.edited_documents   scratch of the triggers on it.
 --
 -- Rules
 --   * The default of stage_status is a constant: a function would break the inserts of roles that may not execute it, and a
@@ -15,6 +16,33 @@
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
+
+-- Which documents the statement at work edits directly: filled row by row, emptied at its end. A table, because transition
+-- tables would be filled by our own writers as well, at a tenth of their time; unlogged, because nothing in it outlives its
+-- transaction.
+create unlogged table if not exists krai_core.edited_documents (
+    transaction_id xid8 not null,
+    depth integer not null,
+    document_id uuid not null,
+    status_changed boolean not null,
+    old_status jsonb,
+    new_status jsonb,
+    primary key (transaction_id, depth, document_id)
+);
+
+comment on table krai_core.edited_documents is 'Scratch of the triggers: the documents that a running statement edits directly. Always empty for others.';
+comment on column krai_core.edited_documents.transaction_id is 'The transaction.';
+comment on column krai_core.edited_documents.depth is 'Nesting of triggers in which the statement runs; 1 is outermost.';
+comment on column krai_core.edited_documents.document_id is 'The document.';
+comment on column krai_core.edited_documents.status_changed is 'true: a stage changed its status, not only its details.';
+comment on column krai_core.edited_documents.old_status is 'stage_status before.';
+comment on column krai_core.edited_documents.new_status is 'stage_status after.';
+alter table krai_core.edited_documents enable row level security;
+-- Admitting nobody, and not in the way of policies of yours.
+drop policy if exists edited_documents_no_client on krai_core.edited_documents;
+create policy edited_documents_no_client on krai_core.edited_documents for all to anon, authenticated using (false) with check (false);
+revoke all on krai_core.edited_documents from public, anon, authenticated, service_role;
+grant select on krai_core.edited_documents to service_role;
 
 -- An autovacuum gives way to whoever has waited for a second, which lock_timeout does not leave it. This lock keeps no reader and no
 -- writer waiting, and no vacuum begins before the commit.

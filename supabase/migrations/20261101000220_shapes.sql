@@ -94,13 +94,10 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    -- `offset 0` keeps the planner from working the state out again for each of the sums. The current stage stands apart,
-    -- because its order would be sorted for each document even where nobody asks for it.
+    -- `offset 0` keeps the planner from working the state out again for each of the sums.
     return format($q$select
-        coalesce((
-            select s.name from krai_core.stages s
-            where s.enabled and %1$s not in ('completed', 'skipped')
-            order by s.position limit 1), 'completed') as current_stage,
+        coalesce((select s.name from krai_core.stages s where s.position = min(ds.position) filter (where ds.status not in ('completed', 'skipped'))),
+            'completed') as current_stage,
         coalesce(100.0 * count(*) filter (where ds.status in ('completed', 'skipped')) / nullif(count(*), 0), 100)::numeric(5, 2) as progress_percentage,
         case
             when bool_or(ds.status = 'failed') then 'failed'
@@ -109,7 +106,7 @@ begin
             else 'completed'
         end as document_status
     from (
-        select %1$s as status
+        select s.position, %1$s as status
         from krai_core.stages s
         where s.enabled
         offset 0

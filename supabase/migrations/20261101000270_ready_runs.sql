@@ -74,9 +74,8 @@ begin
               select from krai_core._ready_stages t
               where t.document_id = any (array[r.document_id]) and t.stage_name = any (array[r.stage_name])
                 and (not t.is_failed or (
-                    select last.retry_at is not null and last.reset_at is null from krai_core.stage_runs last
-                    where last.document_id = r.document_id and last.stage_name = r.stage_name and last.status not in ('ready', 'running')
-                    order by last.id + 0 desc limit 1)));
+                    select stood.retry_at is not null and stood.reset_at is null from krai_core.stage_runs stood
+                    where stood.document_id = r.document_id and stood.stage_name = r.stage_name and stood.is_current limit 1)));
     end if;
     p_stages := coalesce(p_stages, array(select s.name from krai_core.stages s));
     with opened as (
@@ -87,10 +86,14 @@ begin
             -- What was given back keeps its place in the queue.
             coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end, clock_timestamp())
         from krai_core._ready_stages t
+        -- A failed stage stands on its last run; the last one of a pending stage is superseded: in an index that holds few.
         left join lateral (
-            select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at, r.available_at from krai_core.stage_runs r
-            where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status not in ('ready', 'running')
-            order by r.id + 0 desc limit 1) last on true
+            (select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at, r.available_at from krai_core.stage_runs r
+            where t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name and r.is_current limit 1)
+            union all
+            (select r.id, r.status, r.attempt, r.reset_at, null, r.available_at from krai_core.stage_runs r
+            where not t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name and r.finished_at is not null and not r.is_current
+            order by r.id + 0 desc limit 1)) last on true
         left join krai_core.document_priorities p on p.document_id = any (array[t.document_id])
         where t.document_id = any (p_document_ids) and t.stage_name = any (p_stages)
           and (not t.is_failed or last.retry_at is not null)
@@ -257,9 +260,8 @@ begin
         where not exists (
             select from krai_core.stage_runs r where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status = 'running')
           and (not t.is_failed or (
-            select last.retry_at is not null and last.reset_at is null from krai_core.stage_runs last
-            where last.document_id = t.document_id and last.stage_name = t.stage_name and last.status not in ('ready', 'running')
-            order by last.id + 0 desc limit 1))
+            select stood.retry_at is not null and stood.reset_at is null from krai_core.stage_runs stood
+            where stood.document_id = t.document_id and stood.stage_name = t.stage_name and stood.is_current limit 1))
     ),
     ready as (
         select r.document_id, r.stage_name from krai_core.stage_runs r where r.status = 'ready'

@@ -139,7 +139,7 @@ begin
     perform krai_core._checked_lease(p_lease_seconds);
     if p_claim_id is not null then
         perform from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
+        where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
         if found then
             -- The repeat of a call that was answered before: true again, or lease_lost.
             perform krai_core._held_run('start', p_document_id, p_stage_name, p_claim_id);
@@ -319,7 +319,7 @@ begin
     else
         update krai_core.stage_runs r
         set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, is_current = true, error = v_error,
-            lease_seconds = null, lease_expires_at = null,
+            lease_seconds = null, lease_expires_at = null, heartbeat_at = null,
             error_fingerprint = case when p_to = 'failed' then krai_core._error_fingerprint(v_error) end,
             retry_at = case when p_retry and p_to = 'failed' then krai_core._retry_at(p_stage_name, r.attempt, v_now) end
         where r.id = v_run.id

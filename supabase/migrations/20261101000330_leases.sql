@@ -63,7 +63,6 @@ begin
     free as (
         select r.id from krai_core.stage_runs r
         join asked a on r.document_id = any (array[a.document_id]) and r.stage_name = any (array[a.stage_name])
-            -- So that it is not looked up by the claim id, which a whole batch shares.
             and (r.claim_id = a.claim_id) is true
         -- Running; asked by the status, the planner might read all that is running.
         where r.finished_at is null
@@ -110,7 +109,7 @@ begin
     order by d.id for no key update;
     for v_asked in select * from krai_core._checked_runs('release_stages', p_runs) loop
         select * into v_run from krai_core.stage_runs r
-        where r.document_id = v_asked.document_id and r.stage_name = v_asked.stage_name and r.claim_id = v_asked.claim_id;
+        where r.document_id = v_asked.document_id and r.stage_name = v_asked.stage_name and (r.claim_id = v_asked.claim_id) is true;
         if v_run.status = 'running' then
             v_stage_status := krai_core._hold(v_asked.document_id, v_asked.stage_name);
             v_stage := v_stage_status -> v_asked.stage_name;

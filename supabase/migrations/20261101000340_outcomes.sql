@@ -59,11 +59,10 @@ begin
             document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
             progress numeric)) with ordinality
             as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, n)
-        -- With a claim id and not finished: running. Asked by the status, the planner might read all that is running.
+        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
         cross join lateral (
-            -- Not looked up by the claim id, which a whole batch shares.
             select * from krai_core.stage_runs h where h.document_id = a.document_id and h.stage_name = a.stage_name
-              and h.finished_at is null and (h.claim_id = a.claim_id) is true offset 0) r
+              and h.status in ('ready', 'running') and (h.claim_id = a.claim_id) is true offset 0) r
         cross join lateral (select * from krai_core.documents d where d.id = a.document_id offset 0) d
         where jsonb_typeof(d.stage_status) = 'object'
           and coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
@@ -92,7 +91,7 @@ begin
     closed as (
         update krai_core.stage_runs r
         set status = u.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = u.retry_at,
-            lease_seconds = null, lease_expires_at = null,
+            lease_seconds = null, lease_expires_at = null, heartbeat_at = null,
             error = case when u.outcome = 'failed' then krai_core._kept_error(u.error) end,
             error_fingerprint = case when u.outcome = 'failed' then krai_core._error_fingerprint(krai_core._kept_error(u.error)) end
         from usual u
@@ -148,7 +147,7 @@ begin
             case v_to when 'skipped' then krai_core._skip_metadata(p_outcome ->> 'reason') else p_outcome -> 'metadata' end,
             v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
         select r.retry_at into v_retry_at from krai_core.stage_runs r
-        where r.document_id = v_document_id and r.stage_name = v_stage_name and r.claim_id = v_claim_id;
+        where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
     end if;
     if not v_done then
         return jsonb_build_object('ok', false, 'error', 'conflict',

@@ -49,6 +49,8 @@ set jit = off
 as $$
 declare
     v_level bigint := 2147483648;
+    -- Of the newest so far, how old is the oldest that will be needed.
+    v_newest timestamptz[] := '{}';
 begin
     if p_kind = 'completed' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
@@ -81,9 +83,16 @@ begin
             v_level := (select r.priority from krai_core.stage_runs r
                 where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_level order by r.priority desc limit 1);
             exit when v_level is null;
-            return query select r.id, r.document_id, r.available_at from krai_core.stage_runs r
-            where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_level and (r.available_at, r.id) < (p_at, p_id)
-            order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit;
+            for run_id, document_id, since in
+                select r.id, r.document_id, r.available_at from krai_core.stage_runs r
+                where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_level and (r.available_at, r.id) < (p_at, p_id)
+                  and r.available_at >= coalesce(v_newest[p_limit], '-infinity')
+                order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit
+            loop
+                v_newest := v_newest || since;
+                return next;
+            end loop;
+            v_newest := (array(select n.at from unnest(v_newest) as n (at) order by n.at desc limit p_limit));
         end loop;
     end if;
 end;
@@ -122,20 +131,19 @@ as $$
 begin
     return query
     select x.run_id, x.document_id, x.since,
-        (p_error is null or r.error ilike '%' || p_error || '%')
+        (p_error is null or (select r.error ilike '%' || p_error || '%' from krai_core.stage_runs r where r.id = x.run_id))
         -- Of several runs of a document only the newest: the others come behind it. Before the first page there is none.
         and x.place = 1
         and (cardinality(p_stages) = 1 and p_stages[1] is not null or p_at = 'infinity' or not exists (
             select from krai_core.stage_runs o
-            join unnest(p_stages, p_kinds) as source (stage_name, kind) on (source.stage_name is null or source.stage_name = o.stage_name)
-                and source.kind = case o.status when 'ready' then 'ready' when 'running' then 'processing' else krai_core._state_of_run(o.status) end
             where o.document_id = x.document_id and (o.status in ('ready', 'running') or o.is_current)
               and (p_fingerprint is null or o.error_fingerprint = p_fingerprint)
-              and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (x.since, x.run_id)))
-        and (p_pending is null or exists (
-            select from krai_core.documents d
-            where d.id = x.document_id and coalesce(d.stage_status -> p_pending ->> 'status', '') not in ('processing', 'completed', 'failed', 'skipped')
-              and d.stage_status -> p_pending is distinct from '"completed"'))
+              and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (x.since, x.run_id)
+              and exists (
+                  select from unnest(p_stages, p_kinds) as source (stage_name, kind) where (source.stage_name is null or source.stage_name = o.stage_name)
+                    and source.kind = case o.status when 'ready' then 'ready' when 'running' then 'processing' else krai_core._state_of_run(o.status) end)))
+        and (p_pending is null or 'pending' = (
+            select krai_core._stage_state(d.stage_status -> p_pending) from krai_core.documents d where d.id = x.document_id))
     from (
         select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
         from (
@@ -145,7 +153,6 @@ begin
             limit p_limit
         ) page
     ) x
-    join krai_core.stage_runs r on r.id = any (array[x.run_id])
     order by x.since desc, x.run_id desc;
 end;
 $$;
@@ -166,15 +173,15 @@ begin
         select jsonb_agg(jsonb_build_object(
             'document_id', v.id, 'filename', v.filename, 'status', v.document_status, 'current_stage', v.current_stage,
             'progress', trim_scale(v.progress_percentage), 'stage_name', coalesce(p_stage_name, r.stage_name),
-            'stage', case when v.stage_status -> coalesce(p_stage_name, r.stage_name) ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
-                then v.stage_status -> coalesce(p_stage_name, r.stage_name)
-                else krai_core._repaired_stage(v.stage_status -> coalesce(p_stage_name, r.stage_name)) end,
+            'stage', case when x.stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then x.stage
+                else krai_core._repaired_stage(x.stage) end,
             'run', case when p_with_run or r.stage_name = p_stage_name then jsonb_build_object('status', r.status, 'attempt', r.attempt, 'worker', r.worker,
                 'error', left(r.error, 4000), 'since', krai_core._iso(case r.status when 'ready' then r.available_at when 'running' then r.started_at else r.finished_at end))
             end) order by asked.place)
         from unnest(p_run_ids) with ordinality as asked (id, place)
         join krai_core.stage_runs r on r.id = any (array[asked.id])
-        join krai_core.vw_documents_by_stage v on v.id = any (array[r.document_id])), '[]');
+        join krai_core.vw_documents_by_stage v on v.id = any (array[r.document_id])
+        cross join lateral (select v.stage_status -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x), '[]');
 end;
 $$;
 comment on function krai_core._listed(bigint[], text, boolean) is
@@ -198,12 +205,14 @@ declare
     v_pending text;
     v_place record := krai_core._cursor_of(p_after);
     v_page record;
+    v_before text[];
+    v_last_at timestamptz;
+    v_last_id bigint;
     v_ids bigint[] := array[]::bigint[];
     v_seen integer := 0;
     v_asked integer;
     v_most integer := krai_core._checked_limit(p_limit, 1000);
     v_size integer;
-    v_next text;
 begin
     if p_stage_name is not null then
         perform krai_core._stage_named(p_stage_name);
@@ -222,13 +231,14 @@ begin
     end if;
     if v_status = 'pending' then
         v_pending := p_stage_name;
+        v_before := krai_core._before(p_stage_name);
     end if;
     -- All documents: each has a run of the first of the stages that wait for nothing.
     select array_agg(s.name order by s.position), array_agg(kind.name order by s.position) into v_stages, v_kinds
     from krai_core.stages s
     cross join unnest(case when v_status = 'pending' and s.name = p_stage_name then array['ready'] when v_status = 'pending' then array['ready', 'processing', 'failed']
         when v_status is null then array['ready', 'processing', 'completed', 'failed', 'skipped'] else array[v_status] end) as kind (name)
-    where case when v_status = 'pending' then s.name = any (krai_core._before(p_stage_name))
+    where case when v_status = 'pending' then s.name = any (v_before)
         when v_status is null then s.name = (select root.name from krai_core.stages root where root.enabled and root.waits_for = '{}' order by root.position limit 1)
         else s.enabled and p_stage_name is null or s.name = p_stage_name end;
     if p_stage_name is null and v_status = 'failed' then
@@ -238,24 +248,26 @@ begin
     -- As many as will do: some are of a document that is there already, and few may bear the error.
     v_size := least(v_most * case when p_error is not null then 4 when cardinality(v_stages) > 1 then 2 else 1 end, 1000);
     while cardinality(v_ids) < v_most and v_seen < 2000 loop
-        v_next := null;
+        v_last_at := null;
         v_asked := v_seen + v_size;
         for v_page in
             select * from krai_core._page_of_runs(v_stages, v_kinds, v_pending, v_place.o_at, v_place.o_id, v_size, p_error, p_fingerprint::bigint)
         loop
             v_seen := v_seen + 1;
-            v_next := format('%s %s', krai_core._iso(v_page.since), v_page.run_id);
+            v_last_at := v_page.since;
+            v_last_id := v_page.run_id;
             if v_page.is_listed then
                 v_ids := v_ids || v_page.run_id;
                 exit when cardinality(v_ids) = v_most;
             end if;
         end loop;
-        exit when v_next is null or v_seen < v_asked;
-        v_place := krai_core._cursor_of(v_next);
+        exit when v_last_at is null or v_seen < v_asked;
+        v_place.o_at := v_last_at;
+        v_place.o_id := v_last_id;
         v_size := least(v_size * case when p_error is not null then 1 else 4 end, 1000);
     end loop;
     return jsonb_build_object('documents', krai_core._listed(v_ids, p_stage_name, p_stage_name is null),
-        'next', case when cardinality(v_ids) = v_most or v_seen >= 2000 then v_next end);
+        'next', case when cardinality(v_ids) = v_most or v_seen >= 2000 then krai_core._iso(v_last_at) || ' ' || v_last_id end);
 end;
 $$;
 comment on function krai_core.list_documents(text, text, integer, text, text, text) is

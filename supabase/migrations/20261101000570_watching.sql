@@ -72,26 +72,27 @@ begin
         union all
         select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running'
     )
-    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, round(x.elapsed_us::numeric / 1000000, 6),
+    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, round(e.elapsed_us::numeric / 1000000, 6),
         r.heartbeat_at, r.lease_expires_at, case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.stage -> 'metadata',
-        case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and x.elapsed_us > h.p95 then 'slow' else 'working' end,
+        case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and e.elapsed_us > h.p95 then 'slow' else 'working' end,
         -- By its own rate so far; at most, above that as much as runs of the stage differ, which matters the less the more is done.
-        round((coalesce(x.elapsed_us / y.share * (1 - y.share), z.o_p50) / 1e6)::numeric, 6),
-        round((coalesce(x.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90) / 1e6)::numeric, 6),
+        round((coalesce(e.elapsed_us / y.share * (1 - y.share), z.o_p50) / 1e6)::numeric, 6),
+        round((coalesce(e.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90) / 1e6)::numeric, 6),
         case when y.share is not null and y.by_progress then 'progress' when y.share is not null then 'units' when z.o_p50 is not null then 'durations' else 'unknown' end
     from running r
+    left join histograms h on h.stage_name = r.stage_name
+    cross join lateral (select greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) e
     join krai_core.documents d on d.id = any (array[r.document_id])
     cross join lateral (
-        select d.stage_status -> r.stage_name as stage, d.stage_status -> r.stage_name -> 'progress' as progress,
-            greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) x
-    left join histograms h on h.stage_name = r.stage_name
+        -- Unpacked once.
+        select s.stage, s.stage -> 'progress' as progress from (select d.stage_status -> r.stage_name as stage offset 0) s offset 0) x
     cross join lateral (
         select jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' as by_progress, case
             when jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' then (x.progress #>> '{}')::double precision / 100
             when x.stage -> 'metadata' <> '{}' then krai_core._share_of_units(x.stage -> 'metadata') end as share offset 0) y
     left join lateral (
-        select m.o_p50, m.o_p90 from krai_core._remaining_us(h.buckets, h.upto, x.elapsed_us) m where y.share is null and h.timed >= 5 offset 0) z on true
-    where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and x.elapsed_us > h.p95;
+        select m.o_p50, m.o_p90 from krai_core._remaining_us(h.buckets, h.upto, e.elapsed_us) m where y.share is null and h.timed >= 5 offset 0) z on true
+    where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and e.elapsed_us > h.p95;
 end;
 $$;
 comment on function krai_core._running_stages(uuid, boolean) is 'The rows of vw_running_stages, of one document or (null) of all. p_stuck: only what is stalled or slow.';
@@ -153,7 +154,6 @@ set search_path = ''
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    v_rows krai_core.vw_running_stages[] := array(select r::krai_core.vw_running_stages from krai_core._running_stages(null, true) r);
     v_running jsonb;
     v_starved jsonb;
 begin
@@ -162,11 +162,14 @@ begin
         perform krai_core._raise('22023', 'invalid_age', format('%s is no number of seconds to wait', coalesce(p_starved_after_seconds::text, 'null')), '{}',
             'Pass 0 or more.');
     end if;
+    with stuck as materialized (
+        select * from krai_core._running_stages(null, true)
+    )
     select jsonb_build_object(
         'stalled', coalesce((select jsonb_agg(to_jsonb(x)) from (
-            select r.* from unnest(v_rows) r where r.condition = 'stalled' order by r.lease_expires_at limit p_limit) x), '[]'),
+            select * from stuck r where r.condition = 'stalled' order by r.lease_expires_at limit p_limit) x), '[]'),
         'slow', coalesce((select jsonb_agg(to_jsonb(x)) from (
-            select r.* from unnest(v_rows) r where r.condition = 'slow' order by r.started_at limit p_limit) x), '[]'))
+            select * from stuck r where r.condition = 'slow' order by r.started_at limit p_limit) x), '[]'))
     into v_running;
     select coalesce(jsonb_agg(jsonb_build_object('stage_name', x.name, 'oldest_ready_at', krai_core._iso(x.oldest),
         'waiting_seconds', trim_scale(round(extract(epoch from v_now - x.oldest), 6)), 'is_paused', x.paused) order by x.position), '[]')

@@ -74,6 +74,7 @@ class Asked:
         self._words = {
             "claim": CLAIM,
             "document": self._one("select document_id from krai_core.stage_runs where status = 'running' limit 1"),
+            "waiting": self._one("select document_id from krai_core.stage_runs where status = 'ready' limit 1"),
             "kind": self._one("select error_fingerprint from krai_core.stage_runs where status = 'failed' limit 1"),
         }
 
@@ -140,14 +141,15 @@ QUESTIONS = [
     ("get_workers()", "stage_runs_running", 50),
     ("get_stage_statistics()", "stage_runs_ready", 200),
     ("get_forecast()", "stage_flow_pkey", 150),
-    ("get_document_timeline('{document}')", "stage_runs_document_stage_claim", 60),
-    ("get_document_eta('{document}')", "stage_runs_document_stage_claim", 200),
-    ("get_weighted_progress('{document}')", "stage_runs_document_stage_claim", 90),
+    ("get_document_timeline('{document}')", "stage_runs_document", 60),
+    ("get_document_eta('{document}')", "stage_runs_document", 200),
+    ("get_weighted_progress('{document}')", "stage_runs_document", 90),
     ("get_document_status('{document}')", "documents_pkey", 30),
     ("explain_stage('{document}', 'storage')", "stage_runs_one_open_run", 60),
     ("get_documents_ready_for('upload')", "stage_runs_ready", 700),
     ("claim_stages('upload', 'w', 10)", "stage_runs_ready", 2000),
     ("claim_stages('upload', 'w', 10, null, '{claim}')", "stage_runs_claim", 8000),
+    ("_derive_ready_runs(array['{waiting}'::uuid])", "stage_runs_superseded_of_document", 100),
     ("prune_runs('1 day', true, 100)", "stage_runs_superseded", 2000),
     ("retry_failed('text_extraction', p_limit => 10, p_dry_run => true)", "idx_documents_stage_status", 12000),
 ]

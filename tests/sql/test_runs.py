@@ -44,18 +44,15 @@ def test_a_stage_has_one_open_run_at_most(service, bring: Callable) -> None:
     assert caught.value.diag.constraint_name == "stage_runs_one_open_run"
 
 
-def test_a_claim_id_opens_a_stage_of_a_document_once(service, bring: Callable) -> None:
-    """A second run with the same claim id is refused; on another stage the claim id is free."""
+@pytest.mark.parametrize("ended", ["completed", "failed"])
+def test_a_claim_id_opens_a_stage_of_a_document_once(service, bring: Callable, ended: str) -> None:
+    """Neither start nor claim makes a second run with a claim id; for another stage a start may use it."""
     document, claim = service.document(), uuid.uuid4()
-    bring(document, "upload", "failed", claim)
-    with pytest.raises(psycopg.errors.UniqueViolation) as caught:
-        service.run(
-            "insert into krai_core.stage_runs (document_id, stage_name, status, claim_id, finished_at) "
-            "values (%s, 'upload', 'lost', %s, now())",
-            document,
-            claim,
-        )
-    assert caught.value.diag.constraint_name == "stage_runs_document_stage_claim"
+    bring(document, "upload", ended, claim)
+    service.call("reset_stage", document, "upload")
+    assert service.call("start_stage", document, "upload", p_claim_id=claim) is True
+    assert service.call("claim_stages", "upload", "w", p_claim_id=claim) == []
+    assert [run["status"] for run in service.runs(document, "upload")] == [ended, "ready"]
     assert service.call("start_stage", document, "embedding", p_claim_id=claim) is True
 
 
