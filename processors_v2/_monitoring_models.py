@@ -150,6 +150,7 @@ class TimelineRun(TypedDict):
     progress: float | None
     error: str | None
     retry_at: str | None
+    """Of a failed run, and of the ready one that tries again."""
     reset_at: str | None
     worker: str | None
     """Shown to the service role only, like actor."""

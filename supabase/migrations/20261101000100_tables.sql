@@ -334,7 +334,7 @@ comment on column krai_core.stage_runs.closed_by_holder is 'true: closed by a ca
 comment on column krai_core.stage_runs.error is 'Error of this attempt, up to 65536 characters (the column documents.stage_status holds at most 4000).';
 comment on column krai_core.stage_runs.progress is 'Highest progress in percent that this run had reached, noted when it fell back and when a later run replaced it; null before.';
 comment on column krai_core.stage_runs.metadata is 'Metadata of this run, kept when a later run replaced it; null before.';
-comment on column krai_core.stage_runs.retry_at is 'Of a failed run: when it is tried again by itself; null: not. UTC, database clock.';
+comment on column krai_core.stage_runs.retry_at is 'Of a failed run: when it is tried again by itself; null: not. Of a ready run: the same, where it is that further try. UTC, database clock.';
 comment on column krai_core.stage_runs.reset_at is 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
 comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled after this run.';
 comment on column krai_core.stage_runs.is_current is 'true: a completed, failed or skipped stage stands on this closed run; false: open, given back, or superseded by a later run, a reset or an edit.';

@@ -189,7 +189,7 @@ declare
 begin
     -- A ready run becomes the running one, so that its priority and its wait stay with it.
     update krai_core.stage_runs r
-    set status = 'running', attempt = p_attempt, claim_id = p_claim_id, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
+    set status = 'running', attempt = p_attempt, retry_at = null, claim_id = p_claim_id, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
         lease_seconds = p_lease_seconds, lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready'
     returning r.available_at into v_ready_at;

@@ -79,12 +79,13 @@ begin
     end if;
     p_stages := coalesce(p_stages, array(select s.name from krai_core.stages s));
     with opened as (
-        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at)
+        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at, retry_at)
         select t.document_id, t.stage_name, 'ready',
             case when last.id is null then 1 else krai_core._next_attempt(last.status, last.attempt, last.reset_at) end,
             coalesce(p.priority, 0),
             -- What was given back keeps its place in the queue.
-            coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end, clock_timestamp())
+            coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end, clock_timestamp()),
+            case when t.is_failed then last.retry_at end
         from krai_core._ready_stages t
         -- A failed stage stands on its last run; the last one of a pending stage is superseded: in an index that holds few.
         left join lateral (

@@ -123,7 +123,7 @@ begin
         ),
         opened as (
             update krai_core.stage_runs r
-            set status = 'running', claim_id = p_claim_id, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
+            set status = 'running', retry_at = null, claim_id = p_claim_id, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
                 lease_seconds = v_lease_seconds, lease_expires_at = v_now + make_interval(secs => v_lease_seconds::double precision)
             from picked p
             where r.id = any (array[p.id])

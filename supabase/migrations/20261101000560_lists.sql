@@ -37,20 +37,16 @@ $$;
 comment on function krai_core._cursor_of(text) is 'The place in a list that a page goes on behind; raises 22023 invalid_cursor.';
 
 -- One range of one index for each kind of run. What is asked is written out for each, because only so the planner sees the
--- index that holds just those.
+-- index that holds just those. How to plan is said by the caller, once for all sources.
 create or replace function krai_core._newest_runs(p_stage_name text, p_kind text, p_at timestamptz, p_id bigint, p_limit integer, p_fingerprint bigint default null)
 returns table (run_id bigint, document_id uuid, since timestamptz)
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
 as $$
 declare
     v_level bigint := 2147483648;
     -- Of the newest so far, how old is the oldest that will be needed.
-    v_newest timestamptz[] := '{}';
+    v_newest timestamptz[] := array[]::timestamptz[];
 begin
     if p_kind = 'completed' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
@@ -78,7 +74,7 @@ begin
         where r.stage_name = p_stage_name and r.status = 'running' and (r.started_at, r.id) < (p_at, p_id)
         order by r.started_at desc, r.id desc limit p_limit;
     else
-        -- Ready: newest first within each level of priority.
+        -- Ready: newest first within each level of priority. A stage that failed and is to be tried again is not pending.
         loop
             v_level := (select r.priority from krai_core.stage_runs r
                 where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_level order by r.priority desc limit 1);
@@ -86,7 +82,7 @@ begin
             for run_id, document_id, since in
                 select r.id, r.document_id, r.available_at from krai_core.stage_runs r
                 where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_level and (r.available_at, r.id) < (p_at, p_id)
-                  and r.available_at >= coalesce(v_newest[p_limit], '-infinity')
+                  and r.retry_at is null and r.available_at >= coalesce(v_newest[p_limit], '-infinity')
                 order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit
             loop
                 v_newest := v_newest || since;
@@ -124,6 +120,7 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
@@ -136,7 +133,7 @@ begin
         and x.place = 1
         and (cardinality(p_stages) = 1 and p_stages[1] is not null or p_at = 'infinity' or not exists (
             select from krai_core.stage_runs o
-            where o.document_id = x.document_id and (o.status in ('ready', 'running') or o.is_current)
+            where o.document_id = x.document_id and (o.status = 'running' or o.is_current or o.status = 'ready' and o.retry_at is null)
               and (p_fingerprint is null or o.error_fingerprint = p_fingerprint)
               and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (x.since, x.run_id)
               and exists (
@@ -246,7 +243,7 @@ begin
         v_kinds := array['failed'];
     end if;
     -- As many as will do: some are of a document that is there already, and few may bear the error.
-    v_size := least(v_most * case when p_error is not null then 4 when cardinality(v_stages) > 1 then 2 else 1 end, 1000);
+    v_size := least(case when p_error is not null then v_most * 4 when cardinality(v_stages) > 1 then v_most * 3 / 2 else v_most end, 1000);
     while cardinality(v_ids) < v_most and v_seen < 2000 loop
         v_last_at := null;
         v_asked := v_seen + v_size;
@@ -264,7 +261,7 @@ begin
         exit when v_last_at is null or v_seen < v_asked;
         v_place.o_at := v_last_at;
         v_place.o_id := v_last_id;
-        v_size := least(v_size * case when p_error is not null then 1 else 4 end, 1000);
+        v_size := least(v_size * case when p_error is not null then 1 else 3 end, 1000);
     end loop;
     return jsonb_build_object('documents', krai_core._listed(v_ids, p_stage_name, p_stage_name is null),
         'next', case when cardinality(v_ids) = v_most or v_seen >= 2000 then krai_core._iso(v_last_at) || ' ' || v_last_id end);

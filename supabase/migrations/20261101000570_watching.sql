@@ -51,7 +51,6 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
-set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_memoize = off
 set jit = off
@@ -65,23 +64,28 @@ begin
             krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.9) / greatest(krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5), 1) end as spread
         from krai_core._histograms() h
     ),
-    running as materialized (
-        -- The ids first: told which document, the planner takes its own runs, else those of each stage.
-        select r.* from krai_core.stage_runs r
-        where p_document_id is null and r.status = 'running' and r.stage_name in (select s.name from krai_core.stages s)
+    running as (
+        -- Told which document, the planner takes its own runs. Else, by any name of a stage, it takes the index of all that run.
+        select r.* from krai_core.stage_runs r where p_document_id is null and r.status = 'running' and r.stage_name > ''
         union all
         select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running'
+    ),
+    -- Before the documents are looked at.
+    wanted as materialized (
+        select r.*, e.elapsed_us from running r
+        cross join lateral (select greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) e
+        left join histograms h on h.stage_name = r.stage_name
+        where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and e.elapsed_us > h.p95
     )
-    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, round(e.elapsed_us::numeric / 1000000, 6),
+    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, round(r.elapsed_us::numeric / 1000000, 6),
         r.heartbeat_at, r.lease_expires_at, case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.stage -> 'metadata',
-        case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and e.elapsed_us > h.p95 then 'slow' else 'working' end,
+        case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and r.elapsed_us > h.p95 then 'slow' else 'working' end,
         -- By its own rate so far; at most, above that as much as runs of the stage differ, which matters the less the more is done.
-        round((coalesce(e.elapsed_us / y.share * (1 - y.share), z.o_p50) / 1e6)::numeric, 6),
-        round((coalesce(e.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90) / 1e6)::numeric, 6),
+        round((coalesce(r.elapsed_us / y.share * (1 - y.share), z.o_p50) / 1e6)::numeric, 6),
+        round((coalesce(r.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90) / 1e6)::numeric, 6),
         case when y.share is not null and y.by_progress then 'progress' when y.share is not null then 'units' when z.o_p50 is not null then 'durations' else 'unknown' end
-    from running r
+    from wanted r
     left join histograms h on h.stage_name = r.stage_name
-    cross join lateral (select greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) e
     join krai_core.documents d on d.id = any (array[r.document_id])
     cross join lateral (
         -- Unpacked once.
@@ -91,8 +95,7 @@ begin
             when jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' then (x.progress #>> '{}')::double precision / 100
             when x.stage -> 'metadata' <> '{}' then krai_core._share_of_units(x.stage -> 'metadata') end as share offset 0) y
     left join lateral (
-        select m.o_p50, m.o_p90 from krai_core._remaining_us(h.buckets, h.upto, e.elapsed_us) m where y.share is null and h.timed >= 5 offset 0) z on true
-    where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and e.elapsed_us > h.p95;
+        select m.o_p50, m.o_p90 from krai_core._remaining_us(h.buckets, h.upto, r.elapsed_us) m where y.share is null and h.timed >= 5 offset 0) z on true;
 end;
 $$;
 comment on function krai_core._running_stages(uuid, boolean) is 'The rows of vw_running_stages, of one document or (null) of all. p_stuck: only what is stalled or slow.';

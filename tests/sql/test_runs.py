@@ -68,6 +68,24 @@ def test_a_start_takes_the_ready_run(service) -> None:
     assert (run["id"], run["available_at"]) == (ready["id"], ready["available_at"])
 
 
+def test_a_ready_run_says_whether_it_tries_again(service, bring: Callable) -> None:
+    """The run that waits to repeat a failed one bears its time, until it is claimed, started or settled by a person."""
+    for take in ("claim", "start", "retry"):
+        document, claim = service.document(), uuid.uuid4()
+        bring(document, "upload", "processing", claim)
+        service.call("fail_stage", document, "upload", "no network", p_claim_id=claim, p_retry=True)
+        failed, ready = service.runs(document, "upload")
+        assert ready["retry_at"] == ready["available_at"] == failed["retry_at"] is not None
+        if take == "claim":
+            service.run("update krai_core.stage_runs set available_at = now() where id = %s", ready["id"])
+            assert len(service.call("claim_stages", "upload", "w", 100)) == 1
+        elif take == "start":
+            service.call("start_stage", document, "upload")
+        else:
+            service.call("retry_stage", document, "upload")
+        assert service.runs(document, "upload")[-1]["retry_at"] is None
+
+
 def test_a_run_that_was_given_back_does_not_count_as_an_attempt(service, bring: Callable) -> None:
     """After a released run the next one has its number."""
     document = service.document()

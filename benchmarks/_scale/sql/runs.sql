@@ -2,7 +2,7 @@
 insert into krai_core.stage_runs (document_id, stage_name, status, attempt, available_at, claim_id, worker, lease_seconds, lease_expires_at,
     heartbeat_at, started_at, finished_at, closed_by_holder, error, error_fingerprint, progress, metadata, retry_at, is_current)
 select r.document_id, r.stage_name, r.status, r.attempt, r.available_at, r.claim_id, r.worker, r.lease_seconds, r.lease_expires_at,
-    r.started_at, r.started_at, r.finished_at, r.by_holder, r.error,
+    case when r.lease_seconds is not null then r.started_at end, r.started_at, r.finished_at, r.by_holder, r.error,
     case when r.status in ('failed', 'lost') then krai_core._error_fingerprint(r.error) end, r.progress, r.metadata, r.retry_at, r.is_current
 from (
     select p.position, p.document_id, p.stage_name, p.before as status, 1 as attempt, p.ready_at as available_at, md5('before ' || p.claim_id)::uuid as claim_id,
@@ -22,7 +22,7 @@ from (
     from scale.planned p where p.state <> 'p'
     union all
     select p.position, p.document_id, p.stage_name, 'ready', case when p.state = 'f' then p.attempt + 1 else 1 end,
-        coalesce(p.retry_at, p.ready_at), null, null, null, null, null, null, false, null, null, null, null, false, p.number
+        coalesce(p.retry_at, p.ready_at), null, null, null, null, null, null, false, null, null, null, p.retry_at, false, p.number
     from scale.planned p where p.is_ready or p.retry_at is not null
 ) r
 order by coalesce(r.started_at, r.available_at), r.number, r.position
