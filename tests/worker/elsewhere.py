@@ -63,14 +63,16 @@ def waiting(ctx: RunContext) -> dict[str, int]:
 
 
 def until_cancelled(ctx: RunContext) -> None:
-    """Go on until the run is over."""
-    Path(os.environ["WORKER_TEST_FILE"]).write_text("begun")
+    """Go on until the run is over; note what was heard, behind what earlier runs heard."""
+    with Path(os.environ["WORKER_TEST_FILE"]).open("a") as heard:
+        heard.write("begun\n")
     try:
         while True:
             ctx.raise_if_cancelled()
             time.sleep(0.01)
     except StageLost as error:
-        Path(os.environ["WORKER_TEST_FILE"]).write_text(type(error).__name__)
+        with Path(os.environ["WORKER_TEST_FILE"]).open("a") as heard:
+            heard.write(f"{type(error).__name__}\n")
         raise
 
 
