@@ -358,6 +358,11 @@ def writer(
     return Call(f"rpc/{function}", given, as_bool, repeatable=repeatable)
 
 
+def schema_version() -> Call[str]:
+    """krai_core.schema_version."""
+    return reader("schema_version", {}, str)
+
+
 def reader(function: str, arguments: dict[str, Any], parse: Callable[[Any], T]) -> Call[T]:
     """Return a call that changes nothing."""
     return Call(f"rpc/{function}", arguments, parse, repeatable=True)

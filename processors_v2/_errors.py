@@ -95,6 +95,10 @@ class MigrationMissing(StageTrackerError):
     """The schema is served, but not the function or view that was called."""
 
 
+class VersionMismatch(StageTrackerError):
+    """The database has another version of the stage tracker than this client."""
+
+
 class DatabaseUnavailable(StageTrackerError, ConnectionError):
     """No answer within the time bound. Whether a call that was sent took effect is not known."""
 

@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from processors_v2 import _calls, _times
-from processors_v2._errors import InvalidArgument
+from processors_v2._errors import InvalidArgument, UnknownDocument
 from processors_v2._models import StageCounts
+from processors_v2._monitoring_models import WatchEvent
 
 # Rows of a view in one answer. PostgREST may give fewer (max-rows), which is why the end is an answer without any.
 _ROWS = 1000
@@ -51,6 +52,39 @@ def get_stuck_stages(limit: int, starved_after_seconds: float) -> _calls.Call[di
         )
     arguments = {"p_limit": limit, "p_starved_after_seconds": starved_after_seconds}
     return _calls.reader("get_stuck_stages", arguments, _calls.as_dict)
+
+
+def get_document_events(documents: Mapping[str, Any], order: Iterable[str]) -> _calls.Call[dict[str, Any]]:
+    """krai_core.get_document_events, the stages of each state in the given order."""
+
+    def parse(answer: object) -> dict[str, Any]:
+        events = _calls.as_dict(answer)
+        for event in events.values():
+            if event["state"] is not None:
+                event["state"]["stage_status"] = _calls.ordered(event["state"]["stage_status"], order)
+        return events
+
+    return _calls.reader("get_document_events", {"p_documents": documents}, parse)
+
+
+def event_of(document: str, answer: dict[str, Any]) -> tuple[WatchEvent, dict[str, Any]]:
+    """Return the event in the answer of get_document_events for a document, and what to send for the next one.
+
+    Raises:
+        UnknownDocument: There is no such document, or no longer.
+    """
+    if answer["state"] is None:
+        raise UnknownDocument(
+            f"there is no document {document}, or no longer",
+            hint="As a signed-in user, check that the policies of krai_core.documents let you see it",
+            error="unknown_document",
+            details={"document_id": document},
+        )
+    known = {"seen": answer["seen"], "version": answer["version"]}
+    event = WatchEvent(
+        id=answer["seen"], changes=answer["changes"], status=answer["state"], is_open=answer["is_open"]
+    )
+    return event, known
 
 
 def get_workers() -> _calls.Call[list[dict[str, Any]]]:

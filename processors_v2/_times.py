@@ -1,6 +1,7 @@
-"""Points in time and ages as text that Postgres reads."""
+"""Points in time and ages as text that Postgres reads, and pauses."""
 
 import datetime as dt
+import math
 
 from processors_v2._calls import shown
 from processors_v2._errors import InvalidArgument
@@ -35,3 +36,14 @@ def interval_of(value: dt.timedelta) -> str:
             error="invalid_age",
         )
     return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"
+
+
+def seconds_of(name: str, value: float) -> float:
+    """Return a pause in seconds.
+
+    Raises:
+        InvalidArgument: It is no finite number above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise InvalidArgument(f"{name} {shown(value)} is not a number of seconds", hint="Pass more than 0, such as 1.0")
+    return float(value)

@@ -13,6 +13,7 @@
     ├── AccessDenied                   the key may not do this
     ├── SchemaNotExposed               PostgREST does not serve the schema krai_core
     ├── MigrationMissing               the schema is served, but not the function: migrations or schema cache
+    ├── VersionMismatch                the database is older or newer than this client
     ├── DatabaseUnavailable (ConnectionError)   no answer within the time bound
     └── ConfigurationError (ValueError)         wrong client, key or environment
 
@@ -34,6 +35,7 @@ from processors_v2._errors import (
     StageTrackerError,
     UnknownDocument,
     UnknownStage,
+    VersionMismatch,
 )
 
 __all__ = [
@@ -51,4 +53,5 @@ __all__ = [
     "StageTrackerError",
     "UnknownDocument",
     "UnknownStage",
+    "VersionMismatch",
 ]

@@ -39,6 +39,7 @@ from processors_v2._monitoring_models import (
     RunningStage,
     RunState,
     SecondsRange,
+    StageChange,
     StageEta,
     StageFlow,
     StageForecast,
@@ -47,6 +48,7 @@ from processors_v2._monitoring_models import (
     Timeline,
     TimelineRun,
     TimeRange,
+    WatchEvent,
     WorkerLoad,
 )
 
@@ -77,6 +79,7 @@ __all__ = [
     "RunningStage",
     "SecondsRange",
     "Stage",
+    "StageChange",
     "StageCounts",
     "StageEta",
     "StageExplanation",
@@ -91,5 +94,6 @@ __all__ = [
     "TimeRange",
     "Timeline",
     "TimelineRun",
+    "WatchEvent",
     "WorkerLoad",
 ]

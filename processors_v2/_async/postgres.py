@@ -54,6 +54,11 @@ class AsyncPostgresTransport(AsyncTransport):
         """Host of the database, for messages."""
         return _postgres.host_of(self._parameters)
 
+    @property
+    def place(self) -> str:
+        """Which database it is, apart from others that this process has to do with."""
+        return _postgres.shown(self._parameters)
+
     async def close(self) -> None:
         """Close the connections that are not in use; a later call opens others."""
         for connection in self._connections.drain():

@@ -14,11 +14,12 @@ from processors_v2._async.queue import AsyncQueue
 from processors_v2._async.readers import AsyncReaders
 from processors_v2._async.threads import for_threads
 from processors_v2._async.transports import AsyncRestTransport, AsyncTransport
+from processors_v2._async.watching import AsyncWatching
 from processors_v2._errors import ConfigurationError
 from processors_v2._heart import Heart
 
 
-class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncMonitoring, AsyncOperators):
+class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncMonitoring, AsyncWatching, AsyncOperators):
     """Status of every stage of every document, kept by the database.
 
     May be shared by threads. What a method does and raises beyond this is said in the comment on the SQL function of

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import httpx
 
-from processors_v2 import _rest
+from processors_v2 import _calls, _rest, _versions
 from processors_v2._async import primitives
 from processors_v2._calls import Call
-from processors_v2._errors import StageTrackerError
+from processors_v2._errors import AccessDenied, StageTrackerError
 from processors_v2._retries import Attempts, TransientError, check_times, name_of
 
 T = TypeVar("T")
@@ -34,7 +34,6 @@ class AsyncTransport:
         self.source = source
         self._timeout = timeout
         self._retry_for = retry_for
-
     @property
     def times(self) -> dict[str, float]:
         """Arguments for another transport like this."""
@@ -43,6 +42,11 @@ class AsyncTransport:
     @property
     def host(self) -> str:
         """Host of the database, for messages."""
+        raise NotImplementedError
+
+    @property
+    def place(self) -> str:
+        """Which database it is, apart from others that this process has to do with."""
         raise NotImplementedError
 
     async def send(self, call: Call[T], *, retry: bool = True, within: float | None = None) -> T:
@@ -54,8 +58,22 @@ class AsyncTransport:
             within: Seconds to wait for one answer, where that is shorter than the transport's own.
 
         Raises:
-            StageTrackerError: Whatever the database answers; DatabaseUnavailable where it does not.
+            StageTrackerError: Whatever the database answers; DatabaseUnavailable where it does not; VersionMismatch or
+                MigrationMissing at first use of one that is older or newer than this client.
         """
+        if not _versions.is_known(self.place):
+            await self._check_version(retry=retry, within=within)
+        return await self._send(call, retry=retry, within=within)
+
+    async def _check_version(self, *, retry: bool, within: float | None) -> None:
+        try:
+            found = await self._send(_calls.schema_version(), retry=retry, within=within)
+        except AccessDenied:
+            # The call itself is denied with better words.
+            return
+        _versions.check(found, self.host, self.place)
+
+    async def _send(self, call: Call[T], *, retry: bool, within: float | None) -> T:
         seconds = self._timeout if within is None else min(within, self._timeout)
         attempts = Attempts(call, retry=retry, timeout=seconds, retry_for=self._retry_for)
         while True:
@@ -104,6 +122,11 @@ class AsyncRestTransport(AsyncTransport):
     def host(self) -> str:
         """Host of the database, for messages."""
         return _rest.host_of(self._client)
+
+    @property
+    def place(self) -> str:
+        """Which database it is, apart from others that this process has to do with."""
+        return _rest.url_of(self._client)
 
     async def close(self) -> None:
         """Close the connections that are not in use; a later call opens others."""

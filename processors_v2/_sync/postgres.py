@@ -55,6 +55,11 @@ class PostgresTransport(Transport):
         """Host of the database, for messages."""
         return _postgres.host_of(self._parameters)
 
+    @property
+    def place(self) -> str:
+        """Which database it is, apart from others that this process has to do with."""
+        return _postgres.shown(self._parameters)
+
     def close(self) -> None:
         """Close the connections that are not in use; a later call opens others."""
         for connection in self._connections.drain():

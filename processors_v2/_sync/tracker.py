@@ -17,9 +17,10 @@ from processors_v2._sync.queue import Queue
 from processors_v2._sync.readers import Readers
 from processors_v2._sync.threads import for_threads
 from processors_v2._sync.transports import RestTransport, Transport
+from processors_v2._sync.watching import Watching
 
 
-class StageTracker(Queue, Readers, Monitoring, Operators):
+class StageTracker(Queue, Readers, Monitoring, Watching, Operators):
     """Status of every stage of every document, kept by the database.
 
     May be shared by threads. What a method does and raises beyond this is said in the comment on the SQL function of

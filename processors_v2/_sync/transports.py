@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from processors_v2 import _rest
+from processors_v2 import _calls, _rest, _versions
 from processors_v2._calls import Call
-from processors_v2._errors import StageTrackerError
+from processors_v2._errors import AccessDenied, StageTrackerError
 from processors_v2._retries import Attempts, TransientError, check_times, name_of
 from processors_v2._sync import primitives
 
@@ -46,6 +46,11 @@ class Transport:
         """Host of the database, for messages."""
         raise NotImplementedError
 
+    @property
+    def place(self) -> str:
+        """Which database it is, apart from others that this process has to do with."""
+        raise NotImplementedError
+
     def send(self, call: Call[T], *, retry: bool = True, within: float | None = None) -> T:
         """Send a call and return its result.
 
@@ -55,8 +60,22 @@ class Transport:
             within: Seconds to wait for one answer, where that is shorter than the transport's own.
 
         Raises:
-            StageTrackerError: Whatever the database answers; DatabaseUnavailable where it does not.
+            StageTrackerError: Whatever the database answers; DatabaseUnavailable where it does not; VersionMismatch or
+                MigrationMissing at first use of one that is older or newer than this client.
         """
+        if not _versions.is_known(self.place):
+            self._check_version(retry=retry, within=within)
+        return self._send(call, retry=retry, within=within)
+
+    def _check_version(self, *, retry: bool, within: float | None) -> None:
+        try:
+            found = self._send(_calls.schema_version(), retry=retry, within=within)
+        except AccessDenied:
+            # The call itself is denied with better words.
+            return
+        _versions.check(found, self.host, self.place)
+
+    def _send(self, call: Call[T], *, retry: bool, within: float | None) -> T:
         seconds = self._timeout if within is None else min(within, self._timeout)
         attempts = Attempts(call, retry=retry, timeout=seconds, retry_for=self._retry_for)
         while True:
@@ -105,6 +124,11 @@ class RestTransport(Transport):
     def host(self) -> str:
         """Host of the database, for messages."""
         return _rest.host_of(self._client)
+
+    @property
+    def place(self) -> str:
+        """Which database it is, apart from others that this process has to do with."""
+        return _rest.url_of(self._client)
 
     def close(self) -> None:
         """Close the connections that are not in use; a later call opens others."""

@@ -34,6 +34,9 @@ function get_document_progress(uuid)                         -     x            
 function get_current_stage(uuid)                             -     x              x
 function can_start_stage(uuid,text)                          -     x              x
 function get_document_status(uuid)                           -     x              x
+function get_document_events(jsonb)                          -     x              x
+function schema_version()                                    -     x              x
+function _changes_of(uuid,integer)                           -     x              x
 function get_stage_statistics()                              -     -              x
 function cancel_document(uuid,text,text)                     -     -              x
 function claim_stages(text,text,integer,numeric,uuid)        -     -              x
