@@ -194,9 +194,7 @@ begin
         join krai_core.stage_runs r on r.id = any (array[asked.id])
         join krai_core.documents d on d.id = any (array[r.document_id])
         -- Unpacked once, as for the view of the documents.
-        cross join lateral (
-            select case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status || '{}' else d.stage_status end as whole offset 0
-        ) w
+        cross join lateral (select d.stage_status || '{}' as whole offset 0) w
         cross join lateral (
             %s
         ) o
