@@ -110,8 +110,7 @@ function refusal(status: number, told: Record<string, string | null>): Response 
 function unavailable(reason: unknown): Response {
   // Words about the inside, such as a host or an old schema, are for those who run the project.
   console.error(`HTTP 503: ${reason}`);
-  const detail = "the database cannot be asked at the moment";
-  return failure(503, { detail, hint: "Try again later", error: "database_unavailable" });
+  return failure(503, { detail: "the database cannot be asked now", hint: "Try again later", error: "unavailable" });
 }
 
 function failure(status: number, problem: Problem): Response {
