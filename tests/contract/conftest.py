@@ -65,8 +65,11 @@ class Way:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[LocalSupabase]:
-    """Postgres, PostgREST, all migrations, and a policy that shows each user his own documents."""
-    with LocalSupabase() as running:
+    """Postgres, PostgREST, all migrations, and a policy that shows each user his own documents.
+
+    As in a project, the schema that is meant where none is named is another one.
+    """
+    with LocalSupabase(schemas=("public", "krai_core")) as running:
         with psycopg.connect(running.database_url, autocommit=True) as owner:
             owner.execute(OWNERS)
         running.reload_schema()

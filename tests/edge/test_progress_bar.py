@@ -74,6 +74,8 @@ def open_page(chromium: Browser, site: str) -> Iterator[Open]:
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: errors.append(error.message))
         page.add_init_script(WATCH_BARS)
+        # Its time passes as usual, and faster where a test says so.
+        page.clock.install()
         page.goto(
             f"{site}/progress_bar.html?document={document}&url={url}" + (f"#access_token={token}" if token else "")
         )
@@ -184,6 +186,11 @@ def test_a_refusal_is_told_in_the_words_of_the_server(open_page: Open) -> None:
     page = open_page(unknown)
     expect(page.get_by_role("alert")).to_have_text(f"there is no document {unknown}")
     expect(page.get_by_role("progressbar")).to_have_js_property("value", 0)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(10_000)
+    assert page.evaluate("fetch(location.href).then((answer) => answer.status)") == 200
+    assert asked == [page.url]
 
 
 def test_a_lost_connection_is_told_and_mended(
