@@ -99,6 +99,18 @@ _UNKNOWN: Answers = {
     ),
 }
 _TAGGED = {"headers": {"ETag": {"description": "Of the body", "schema": {"type": "string"}}}}
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    """Return a header for ``openapi_extra``: as a parameter of the function it would bring a 422 that cannot happen."""
+    schema = {"type": "string"}
+    return {
+        "parameters": [{"name": name, "in": "header", "required": False, "schema": schema, "description": description}]
+    }
+
+
+IF_NONE_MATCH = _header("If-None-Match", "ETag of an earlier answer: 304 while it is the same.")
+LAST_EVENT_ID = _header("Last-Event-ID", "Id of the last event that was seen, as browsers send it by themselves.")
 _SAME: Answers = {HTTPStatus.NOT_MODIFIED: {"description": "The answer is the one that If-None-Match names"}}
 STATUS: Answers = {
     HTTPStatus.OK: _TAGGED | _json(shapes.Document, _DOCUMENT, "Where the document stands"),

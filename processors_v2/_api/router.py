@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from processors_v2 import _calls, _times
@@ -24,13 +24,6 @@ _DocumentId = Annotated[
         examples=[documented.DOCUMENT_ID],
     ),
 ]
-_IfNoneMatch = Annotated[
-    str | None, Header(alias="If-None-Match", description="ETag of an earlier answer: 304 while it is the same.")
-]
-_LastEventId = Annotated[
-    str | None,
-    Header(alias="Last-Event-ID", description="Id of the last event that was seen, as browsers send it by themselves."),
-]
 
 
 def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float = 0.5) -> APIRouter:
@@ -50,34 +43,37 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
     given = Annotated[AnyTracker, Depends(dependency)]
     hubs = Hubs(_times.seconds_of("look_every", look_every))
     router = APIRouter(route_class=Route, tags=["stages"])
+    answers: dict[str, Any] = {"response_class": Response, "openapi_extra": documented.IF_NONE_MATCH}
 
-    @router.get("/status/{document_id}", responses=documented.STATUS, response_class=Response)
-    async def get_document_status(
-        document_id: _DocumentId, tracker: given, if_none_match: _IfNoneMatch = None
-    ) -> Response:
+    @router.get("/status/{document_id}", responses=documented.STATUS, **answers)
+    async def get_document_status(document_id: _DocumentId, tracker: given, request: Request) -> Response:
         """Everything about one document: its state, current stage, progress in percent, times and stages."""
         call = _calls.get_document_status(_calls.document_id(document_id), tracker.STAGES)
         document = await send(tracker, call)
-        return answer(document, if_none_match)
+        return answer(document, request)
 
-    @router.get("/status/{document_id}/events", responses=documented.EVENTS, response_class=EventSourceResponse)
-    async def get_document_events(
-        document_id: _DocumentId, tracker: given, last_event_id: _LastEventId = None
-    ) -> EventSourceResponse:
+    @router.get(
+        "/status/{document_id}/events",
+        responses=documented.EVENTS,
+        response_class=EventSourceResponse,
+        openapi_extra=documented.LAST_EVENT_ID,
+    )
+    async def get_document_events(document_id: _DocumentId, tracker: given, request: Request) -> EventSourceResponse:
         """Server-sent events: where the document stands, then each time that something about it has changed.
 
         Events are of type `status`. Their data has `changes`: what began and ended since the event before, oldest
         first, each once; `status`: what /status/{document_id} answers; `is_open`: false while nothing runs or may run
         until a person does something. The stream ends after an event of type `gone` when the document was deleted.
         """
-        listener = await arrive(tracker, _calls.document_id(document_id), last_event_id or None)
+        after = request.headers.get("last-event-id") or None
+        listener = await arrive(tracker, _calls.document_id(document_id), after)
         return EventSourceResponse(_events(hubs, tracker, listener))
 
-    @router.get("/stages/statistics", responses=documented.STATISTICS, response_class=Response)
-    async def get_statistics(tracker: given, if_none_match: _IfNoneMatch = None) -> Response:
+    @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)
+    async def get_statistics(tracker: given, request: Request) -> Response:
         """How many documents are in which state of each stage, and how long these take, in seconds."""
         statistics = await send(tracker, get_stage_statistics(tracker.STAGES))
-        return answer(statistics, if_none_match)
+        return answer(statistics, request)
 
     return router
 

@@ -65,7 +65,7 @@ def test_1000_requests_at_random_are_no_server_error(alone: httpx.Client, local:
     answers: Counter[tuple[str, int]] = Counter()
     with requests.Session() as session:
 
-        @settings(max_examples=1200, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        @settings(max_examples=1000, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         @given(case=st.one_of(cases), role=st.sampled_from(TOKENS), is_known=st.booleans())
         def ask(case: Any, role: str | None, is_known: bool) -> None:
