@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from http import HTTPStatus
 
-from fastapi import Response, status
+from fastapi import Request, Response
 
 # A proxy may keep nothing that one user may see and another may not.
 _HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
@@ -18,18 +19,19 @@ def to_json(value: object) -> str:
         return _dump(json.loads(json.dumps(value), parse_constant=lambda _: None))
 
 
-def answer(value: object, if_none_match: str | None) -> Response:
+def answer(value: object, request: Request) -> Response:
     """Return the answer for a value: 304 without a body where the caller has it already.
 
     Args:
         value: What JSON can carry.
-        if_none_match: The header of that name.
+        request: May name what the caller has, in If-None-Match.
     """
+    if_none_match = request.headers.get("if-none-match", "")
     body = to_json(value).encode()
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**_HEADERS, "ETag": tag}
-    if if_none_match is not None and _names(if_none_match, tag):
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    if _names(if_none_match, tag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
 
 

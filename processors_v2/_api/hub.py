@@ -216,6 +216,6 @@ def _tell(listeners: list[Listener], document: str, answer: dict[str, Any]) -> N
 
 def _event_of(document: str, answer: dict[str, Any]) -> tuple[Mark, bytes]:
     event, known = _monitoring_calls.event_of(document, answer)
-    data = {name: event[name] for name in ("changes", "status", "is_open")}  # type: ignore[literal-required]
+    data = {"changes": event["changes"], "status": event["status"], "is_open": event["is_open"]}
     sent = ServerSentEvent(to_json(data), event="status", id=event["id"])
     return Mark(document, known["seen"], known["version"]), sent.encode()

@@ -1,14 +1,13 @@
 """The endpoints, for an application of FastAPI."""
 
 from collections.abc import AsyncIterator, Callable
-from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from processors_v2 import _calls, _times
-from processors_v2._api import shapes
+from processors_v2._api import documented
 from processors_v2._api.answers import answer
 from processors_v2._api.hub import Hubs, Listener, arrive
 from processors_v2._api.problems import Route
@@ -22,13 +21,8 @@ _DocumentId = Annotated[
     Path(
         description="Id of a row of krai_core.documents.",
         json_schema_extra={"format": "uuid"},
-        examples=[shapes.DOCUMENT_ID],
+        examples=[documented.DOCUMENT_ID],
     ),
-]
-_IfNoneMatch = Annotated[str | None, Header(description="ETag of an earlier answer: 304 while it is the same.")]
-_LastEventId = Annotated[
-    str | None,
-    Header(alias="Last-Event-ID", description="Id of the last event that was seen, as browsers send it by themselves."),
 ]
 
 
@@ -49,32 +43,37 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
     given = Annotated[AnyTracker, Depends(dependency)]
     hubs = Hubs(_times.seconds_of("look_every", look_every))
     router = APIRouter(route_class=Route, tags=["stages"])
+    answers: dict[str, Any] = {"response_class": Response, "openapi_extra": documented.IF_NONE_MATCH}
 
-    @router.get("/status/{document_id}", responses=_STATUS, response_class=Response)
-    async def get_document_status(
-        document_id: _DocumentId, tracker: given, if_none_match: _IfNoneMatch = None
-    ) -> Response:
+    @router.get("/status/{document_id}", responses=documented.STATUS, **answers)
+    async def get_document_status(document_id: _DocumentId, tracker: given, request: Request) -> Response:
         """Everything about one document: its state, current stage, progress in percent, times and stages."""
         call = _calls.get_document_status(_calls.document_id(document_id), tracker.STAGES)
-        return answer(await send(tracker, call), if_none_match)
+        document = await send(tracker, call)
+        return answer(document, request)
 
-    @router.get("/status/{document_id}/events", responses=_EVENTS, response_class=EventSourceResponse)
-    async def get_document_events(
-        document_id: _DocumentId, tracker: given, last_event_id: _LastEventId = None
-    ) -> EventSourceResponse:
+    @router.get(
+        "/status/{document_id}/events",
+        responses=documented.EVENTS,
+        response_class=EventSourceResponse,
+        openapi_extra=documented.LAST_EVENT_ID,
+    )
+    async def get_document_events(document_id: _DocumentId, tracker: given, request: Request) -> EventSourceResponse:
         """Server-sent events: where the document stands, then each time that something about it has changed.
 
         Events are of type `status`. Their data has `changes`: what began and ended since the event before, oldest
         first, each once; `status`: what /status/{document_id} answers; `is_open`: false while nothing runs or may run
         until a person does something. The stream ends after an event of type `gone` when the document was deleted.
         """
-        listener = await arrive(tracker, _calls.document_id(document_id), last_event_id or None)
+        after = request.headers.get("last-event-id") or None
+        listener = await arrive(tracker, _calls.document_id(document_id), after)
         return EventSourceResponse(_events(hubs, tracker, listener))
 
-    @router.get("/stages/statistics", responses=_STATISTICS, response_class=Response)
-    async def get_statistics(tracker: given, if_none_match: _IfNoneMatch = None) -> Response:
+    @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)
+    async def get_statistics(tracker: given, request: Request) -> Response:
         """How many documents are in which state of each stage, and how long these take, in seconds."""
-        return answer(await send(tracker, get_stage_statistics(tracker.STAGES)), if_none_match)
+        statistics = await send(tracker, get_stage_statistics(tracker.STAGES))
+        return answer(statistics, request)
 
     return router
 
@@ -95,56 +94,3 @@ def _dependency(tracker: object) -> Callable[..., Any]:
         f"create_router was given a {type(tracker).__name__}, not a tracker",
         hint="Pass a StageTracker, an AsyncStageTracker, or a dependency of FastAPI that returns one",
     )
-
-
-def _json(model: type, example: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"description": description, "model": model, "content": {"application/json": {"example": example}}}
-
-
-def _problem(description: str, detail: str, hint: str | None, error: str | None) -> dict[str, Any]:
-    return _json(shapes.Problem, {"detail": detail, "hint": hint, "error": error}, description)
-
-
-_SIGN_IN = "Workers need the secret key; signed-in users may read what the policies of krai_core.documents let them see"
-_DENIED: dict[int | str, dict[str, Any]] = {
-    HTTPStatus.UNAUTHORIZED: _problem("No token, or one that is not valid any more", "JWT expired", _SIGN_IN, None),
-    HTTPStatus.FORBIDDEN: _problem("A token that may not ask this", "permission denied", _SIGN_IN, None),
-    HTTPStatus.SERVICE_UNAVAILABLE: {
-        **_problem("The database is away", "the database cannot be asked now", "Try again later", "unavailable"),
-        "headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}},
-    },
-}
-_UNKNOWN = {
-    **_DENIED,
-    HTTPStatus.NOT_FOUND: _problem(
-        "No such document, or none that the caller may see",
-        f"unknown document {shapes.DOCUMENT_ID}",
-        "Check the id",
-        "unknown_document",
-    ),
-    HTTPStatus.UNPROCESSABLE_ENTITY: _problem(
-        "A malformed id",
-        "document id 'manual.pdf' is not a UUID",
-        "Pass the id of a row of krai_core.documents",
-        "invalid_document_id",
-    ),
-}
-_TAGGED = {"headers": {"ETag": {"description": "Of the body", "schema": {"type": "string"}}}}
-_SAME = {HTTPStatus.NOT_MODIFIED: {"description": "The answer is the one that If-None-Match names"}}
-_STATUS = {
-    HTTPStatus.OK: _TAGGED | _json(shapes.DocumentStatusModel, shapes.DOCUMENT, "Where the document stands"),
-    **_SAME,
-    **_UNKNOWN,
-}
-_STATISTICS = {
-    HTTPStatus.OK: _TAGGED | _json(shapes.Statistics, shapes.STATISTICS, "The counts of all stages"),
-    **_SAME,
-    **_DENIED,
-}
-_EVENTS = {
-    HTTPStatus.OK: {
-        "description": "Events, until the caller goes",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": shapes.EVENTS}},
-    },
-    **_UNKNOWN,
-}

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -13,18 +14,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from processors_v2._local.process import wait_until
-from processors_v2.api import create_router
+from processors_v2.api import app, create_router
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import AsyncStageTracker, StageTracker
-from tests.python.conftest import Database, connected
+from tests.python.conftest import Database, Proxy, connected
 
 LOOK_EVERY = 0.02
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[httpx.Client]:
+def served(application: FastAPI) -> Iterator[httpx.Client]:
     """Serve an application on a port of its own; gives a client of it."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -39,9 +40,9 @@ def served(app: FastAPI) -> Iterator[httpx.Client]:
 
 def app_of(tracker: Any) -> FastAPI:
     """An application with the endpoints of a tracker, which looks often."""
-    app = FastAPI()
-    app.include_router(create_router(tracker, look_every=LOOK_EVERY))
-    return app
+    application = FastAPI()
+    application.include_router(create_router(tracker, look_every=LOOK_EVERY))
+    return application
 
 
 @asynccontextmanager
@@ -78,6 +79,11 @@ def in_loop(served_by: httpx.Client, work: Callable[[httpx.AsyncClient], Any]) -
     return asyncio.run(main())
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what streams bring about, in a thread so that they go on."""
+    assert await asyncio.to_thread(wait_until, condition, 40)
+
+
 @pytest.fixture(scope="session")
 def db(local: LocalSupabase) -> Iterator[Database]:
     """The database of the session's stack."""
@@ -102,4 +108,38 @@ def api(local: LocalSupabase) -> Iterator[httpx.Client]:
     """The endpoints of an asynchronous tracker with all rights."""
     tracker = AsyncStageTracker(asyncio.run(local.async_client()))
     with served(app_of(tracker)) as client:
+        yield client
+
+
+def forget_project(patch: pytest.MonkeyPatch) -> None:
+    """Take the variables of a Supabase project out of the environment."""
+    for name in [name for name in os.environ if name.startswith("SUPABASE_")]:
+        patch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def gateway(local: LocalSupabase) -> Iterator[Proxy]:
+    """What knows /rest/v1 in a project of Supabase."""
+    proxy = Proxy(local.url)
+    yield proxy
+    proxy.reset()
+    proxy.down()
+    proxy.pool.close()
+
+
+@pytest.fixture(scope="session")
+def anon_key(local: LocalSupabase) -> str:
+    """What everybody may know."""
+    return local.key("anon")
+
+
+@pytest.fixture(scope="session")
+def alone(anon_key: str, gateway: Proxy) -> Iterator[httpx.Client]:
+    """The application of its own, set up by the environment."""
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            forget_project(patch)
+            patch.setenv("SUPABASE_URL", gateway.url)
+            patch.setenv("SUPABASE_ANON_KEY", anon_key)
+            client = stack.enter_context(served(app))
         yield client

@@ -215,15 +215,15 @@ def test_under_parallel_writers_each_change_is_told_once(
     service, connect: Callable, background: type, seed: int
 ) -> None:
     """What a reader was told while four sessions did this and that is the history, nothing missed, nothing twice."""
-    document = service.document()
+    document, sessions = service.document(), [connect() for _ in range(4)]
     reader = Reader(connect(), document)
 
-    def work(session: Any, number: int) -> None:
-        choice, claims = random.Random(f"{seed} {number}"), list[dict[str, Any]]()
+    def work(number: int) -> None:
+        session, choice, claims = sessions[number], random.Random(f"{seed} {number}"), list[dict[str, Any]]()
         for _ in range(120):
             _do_something(session, document, choice, claims)
 
-    writers = [background(lambda session=connect(), n=number: work(session, n)) for number in range(4)]
+    writers = [background(lambda n=number: work(n)) for number in range(4)]
     while any(writer.is_alive() for writer in writers):
         reader.look()
     for writer in writers:
