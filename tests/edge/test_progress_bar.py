@@ -92,6 +92,15 @@ def row(page: Page, stage: str) -> Any:
     return page.get_by_role("listitem").filter(has_text=stage.replace("_", " "))
 
 
+def asks_no_more(page: Page) -> bool:
+    """Whether in the next ten seconds of the page nobody is asked anything, but by this function."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(10_000)
+    page.evaluate("fetch('#the-end')")
+    return len(asked) == 1
+
+
 def test_the_page_is_short() -> None:
     """It is an example to copy from: less than 60 lines."""
     assert len((EXAMPLES / "progress_bar.html").read_text(encoding="utf-8").splitlines()) < 60
@@ -178,6 +187,7 @@ def test_it_asks_a_server_without_events(
     expect(page.get_by_role("heading")).to_have_text("Document completed")
     assert asked
     assert set(asked) == {f"{functions['status']}/status/{document}"}
+    assert asks_no_more(page)
 
 
 def test_a_refusal_is_told_in_the_words_of_the_server(open_page: Open) -> None:
@@ -186,11 +196,7 @@ def test_a_refusal_is_told_in_the_words_of_the_server(open_page: Open) -> None:
     page = open_page(unknown)
     expect(page.get_by_role("alert")).to_have_text(f"there is no document {unknown}")
     expect(page.get_by_role("progressbar")).to_have_js_property("value", 0)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.clock.run_for(10_000)
-    assert page.evaluate("fetch(location.href).then((answer) => answer.status)") == 200
-    assert asked == [page.url]
+    assert asks_no_more(page)
 
 
 def test_a_lost_connection_is_told_and_mended(
