@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from browser import OPTIONS, find_chromium
+from browser import INSTALL_SECONDS, OPTIONS, find_chromium
 from edge_servers import START_SECONDS
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -18,6 +18,9 @@ from processors_v2._local.process import wait_until
 from processors_v2.api import create_router
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
+
+# The browser may have to be installed first.
+pytestmark = pytest.mark.timeout(3 * INSTALL_SECONDS + 120)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHOWN = [name.replace("_", " ") for name in StageTracker.STAGES]
