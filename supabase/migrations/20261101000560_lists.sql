@@ -119,11 +119,11 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-    v_ids bigint[] := '{}';
-    v_documents uuid[] := '{}';
-    v_since timestamptz[] := '{}';
+    v_ids bigint[] := array[]::bigint[];
+    v_documents uuid[] := array[]::uuid[];
+    v_since timestamptz[] := array[]::timestamptz[];
     -- What is older than so many of those that were found can be on no page.
-    v_floor timestamptz := '-infinity';
+    v_floor timestamptz := '-infinity'::timestamptz;
     v_found record;
 begin
     for i in 1..cardinality(p_stages) loop
