@@ -2,8 +2,8 @@
 
     python tools/run_notebooks.py [--check] [NOTEBOOK ...]
 
-Ids, times, durations and other numbers with a decimal point may differ from run to run, and so may what a picture shows.
-Of the metadata only the kernel is kept. Needs the extras local and notebooks.
+Ids, times, durations and other numbers with a decimal point may differ from run to run, and so may pictures. Of the
+metadata only the kernel is kept. Needs the extras local and notebooks.
 """
 
 import argparse
@@ -42,8 +42,15 @@ def execute(path: Path) -> nbformat.NotebookNode:
         nbclient.exceptions.CellExecutionError: A cell raised; the message shows it.
     """
     notebook = nbformat.read(path, as_version=4)
-    where = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=CELL_SECONDS, resources=where, record_timing=False, coalesce_streams=True).execute()
+    NotebookClient(
+        notebook,
+        # It would warn that the ports of this machine carry its messages as they are.
+        extra_arguments=["--log-level=ERROR"],
+        timeout=CELL_SECONDS,
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        coalesce_streams=True,
+    ).execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})

@@ -29,9 +29,12 @@ ROWS = 60
 
 _EMPTY = "rgba(128,128,128,.25)"
 _LINE = "1px solid rgba(128,128,128,.35)"
-_CELL = "padding:2px 10px 2px 0;vertical-align:middle;border:none;white-space:nowrap;"
-_WIDE = "padding:2px 10px 2px 0;vertical-align:middle;border:none;white-space:normal;max-width:32em;"
+_CELL = "padding:2px 10px 2px 0;vertical-align:middle;border:none;"
+_NARROW = "white-space:nowrap;"
+_WIDE = "white-space:normal;min-width:18em;max-width:36em;overflow-wrap:anywhere;"
+_PART = "display:inline-block;vertical-align:top;height:100%"
 _LONGEST = 160
+_ONE_LINE = 40
 
 
 def element(tag: str, *content: Cell, **attributes: str) -> ET.Element:
@@ -60,13 +63,13 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: Coll
     sides = ["right" if heading in numbers else "left" for heading in headings]
     head = element("tr")
     for heading, side in zip(headings, sides, strict=True):
-        head.append(element("th", heading, style=f"{_CELL}text-align:{side};border-bottom:{_LINE}"))
+        head.append(element("th", heading, style=f"{_CELL}{_NARROW}text-align:{side};border-bottom:{_LINE}"))
     body = element("tbody")
     for row in rows[:ROWS]:
         line = element("tr", style="background:none")
         for cell, side in zip(row, sides, strict=True):
-            is_long = isinstance(cell, str) and side == "left" and " " in cell
-            line.append(element("td", cell, style=f"{_WIDE if is_long else _CELL}text-align:{side}"))
+            is_long = isinstance(cell, str) and len(cell) > _ONE_LINE
+            line.append(element("td", cell, style=f"{_CELL}{_WIDE if is_long else _NARROW}text-align:{side}"))
         body.append(line)
     if len(rows) > ROWS:
         more = element(
@@ -76,7 +79,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: Coll
     return element("table", element("thead", head), body, style="border-collapse:collapse;border:none;margin:4px 0")
 
 
-def bar(*parts: Part, title: str = "", width: float = 9) -> ET.Element:
+def bar(*parts: Part, title: str = "", width: float = 7) -> ET.Element:
     """Draw parts one after the other on a grey ground.
 
     Args:
@@ -89,9 +92,9 @@ def bar(*parts: Part, title: str = "", width: float = 9) -> ET.Element:
     if title:
         made.set("title", title)
     for share, colour in parts:
-        percent = 100 * min(max(share, 0.0), 1.0)
+        length = f"width:{100 * min(max(share, 0.0), 1.0):.2f}%"
         ground = f";background:{colour}" if colour else ""
-        made.append(element("span", style=f"display:inline-block;width:{percent:.2f}%;height:100%{ground}"))
+        made.append(element("span", style=f"{_PART};{length}{ground}"))
     return made
 
 

@@ -11,6 +11,7 @@ from processors_v2._monitoring_models import FailureGroup, RunningStage, StageFl
 
 _STATES = ("completed", "skipped", "processing", "failed", "pending")
 _FLOW = ("arrived", "started", "retried", "completed", "failed", "skipped")
+UNKNOWN = "-"
 # What took no time is seen all the same.
 _HAIR = 0.008
 
@@ -104,7 +105,7 @@ def _gantt(status: str, span: Sequence[float]) -> Cell:
     ready, started, ended = span
     room = (max(ready, 0), "transparent")
     work = (max(ended - started, _HAIR), COLOURS.get(status, COLOURS["skipped"]))
-    return html.bar(room, (started - ready, COLOURS["waiting"]), work, width=20)
+    return html.bar(room, (started - ready, COLOURS["waiting"]), work, width=16)
 
 
 def failures(given: Sequence[FailureGroup]) -> ET.Element:
@@ -148,7 +149,7 @@ def _expected(name: str, stage: StageForecast) -> list[Cell]:
         f"{stage['workers']:g}",
         drawn,
         between(None, None) if backlog is None else between(backlog["p50"], backlog["p90"]),
-        *(html.seconds(empty[which]) or "never or unknown" for which in ("today", "one_more", "one_fewer")),
+        *(html.seconds(empty[which]) or UNKNOWN for which in ("today", "one_more", "one_fewer")),
     ]
 
 
@@ -187,4 +188,4 @@ def running(given: Sequence[RunningStage]) -> ET.Element:
 
 def between(low: float | None, high: float | None) -> str:
     """A range of seconds."""
-    return "unknown" if low is None else f"{html.seconds(low)} to {html.seconds(high)}"
+    return UNKNOWN if low is None else f"{html.seconds(low)} to {html.seconds(high)}"

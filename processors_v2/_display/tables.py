@@ -89,7 +89,7 @@ class ForecastTable(dict[str, Any]):
     def _repr_html_(self) -> str:
         said = (
             f"{html.time(self['timestamp'])} UTC · {html.number(self['documents_per_hour'])} documents per hour"
-            f" · looked back for {html.seconds(3600 * self['hours'])}"
+            f" · looked back for {html.seconds(3600 * self['hours'])} · {rows.UNKNOWN} never, or not known"
         )
         return html.page(html.element("div", said), rows.forecast(self["stages"]))
 
