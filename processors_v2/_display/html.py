@@ -29,7 +29,7 @@ ROWS = 60
 
 _EMPTY = "rgba(128,128,128,.25)"
 _LINE = "1px solid rgba(128,128,128,.35)"
-_CELL = "padding:2px 10px 2px 0;vertical-align:middle;border:none;"
+_CELL = "padding:2px 9px 2px 0;vertical-align:middle;border:none;"
 _NARROW = "white-space:nowrap;"
 _WIDE = "white-space:normal;min-width:18em;max-width:36em;overflow-wrap:anywhere;"
 _PART = "display:inline-block;vertical-align:top;height:100%"

@@ -44,7 +44,7 @@ def progress(percent: float, status: str) -> Cell:
 
 def statistics(given: Mapping[str, StageCounts]) -> ET.Element:
     """One row per stage: a bar of all documents by state, counts, seconds, what it gets done."""
-    headings = ["stage", "documents", *_STATES, "p50", "p95", "avg. wait", "per hour", "busy workers"]
+    headings = ["stage", "documents", *_STATES, "p50", "p95", "avg. wait", "per hour", "busy"]
     return html.table(headings, [_counts(name, stage) for name, stage in given.items()], set(headings[2:]))
 
 
