@@ -121,9 +121,9 @@ def seconds(value: float | None) -> str:
     return f"{value / 3600:.1f} h"
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """Return a number for people; nothing for None."""
-    return "" if value is None else f"{value:,.{digits}f}"
+def number(value: float) -> str:
+    """Return a number for people."""
+    return f"{value:,.1f}"
 
 
 def time(value: str | None) -> str:
