@@ -1,0 +1,80 @@
+"""Make docs/reference_sql.md and docs/reference_python.md from comments and docstrings; with --check: only compare.
+
+What is told together is what the table "What there is" of the README names together. Needs the extras ``local`` and
+``api``.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import psycopg
+
+# The clone, and not whatever is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import _reference_python
+import _reference_sql
+from _reference_sql import Group
+
+from processors_v2.local import LocalSupabase
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def groups(readme: str) -> list[Group]:
+    """Return the rows of the table: what one wants to do, and the names for it."""
+    table = readme.split("## What there is\n\n", 1)[1].split("\n\n", 1)[0]
+    found = []
+    for row in table.splitlines()[2:]:
+        title, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        names = re.findall(r"`([a-z_]+)(?:\(|`)", " ".join(cells))
+        found.append(Group(title[0].upper() + title[1:], set(names)))
+    return found
+
+
+def pages() -> dict[Path, str]:
+    """Return the text that each page should have."""
+    told_together = groups((ROOT / "README.md").read_text(encoding="utf-8"))
+    with LocalSupabase() as local, psycopg.connect(local.database_url) as connection:
+        of_sql = _reference_sql.page(connection, told_together)
+    found = {"reference_sql.md": of_sql, "reference_python.md": _reference_python.page(told_together)}
+    return {ROOT / "docs" / name: laid_out(text) for name, text in found.items()}
+
+
+def laid_out(text: str) -> str:
+    """Return the text of a page with its prose wrapped, and one empty line between paragraphs."""
+    parts = re.split(r"(^```.*?^```$|^[|#<][^\n]*$)", text, flags=re.DOTALL | re.MULTILINE)
+    parts[::2] = ["\n".join(_wrapped(line) for line in part.split("\n")) for part in parts[::2]]
+    return re.sub(r"\n{3,}", "\n\n", "".join(parts)).strip() + "\n"
+
+
+def _wrapped(line: str) -> str:
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def main() -> int:
+    """Write or compare; 1 where a comparison found something."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something differs")
+    check = parser.parse_args().check
+    found: list[str] = []
+    wanted = pages()
+    for path, text in wanted.items():
+        there = path.read_text(encoding="utf-8") if path.exists() else ""
+        found += difflib.unified_diff(there.splitlines(), text.splitlines(), f"docs/{path.name}", "wanted", lineterm="")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    if check:
+        print(
+            "\n".join([*found, "Run tools/reference.py."] if found else [f"{len(wanted)} pages are as they should be."])
+        )
+    return 1 if check and found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
