@@ -1,6 +1,7 @@
 """The pages that people read, the blocks of code in them, and what becomes of each block."""
 
 import re
+import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,8 @@ READ = {"json", "toml"}
 # What is drawn or quoted, and is no program: tests of its page look at it where there is something to look at.
 SHOWN = {"", "text", "mermaid", "http"}
 
-_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+# Those of a list are indented.
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 _NOTE = re.compile(r"<!-- (?P<word>[a-z ]+)(?:: (?P<text>[^\n]*?))? -->\n\Z")
 
 
@@ -66,7 +68,7 @@ def blocks_of(page: str, text: str | None = None) -> list[Block]:
                 page,
                 whole.count("\n", 0, fence.start()) + 1,
                 fence["language"],
-                fence["text"],
+                textwrap.dedent(fence["text"]),
                 note["word"] if note else "",
                 (note["text"] or "") if note else "",
             )

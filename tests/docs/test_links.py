@@ -12,12 +12,12 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 def prose(page: str) -> str:
     """A page without its code, in which a link is none."""
-    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^ *```.*?^ *```$|`[^`\n]*`", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(page: str) -> set[str]:
     """The anchors of a page: its headings as GitHub makes them, numbered where they come again."""
-    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^ *```.*?^ *```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
