@@ -84,7 +84,7 @@ begin
         from jsonb_each(p_documents) k
         where k.key !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
            or k.value <> 'null' and (jsonb_typeof(k.value) <> 'object'
-               or coalesce(k.value ->> 'seen', '') !~ '^\d{1,18}(\.[rs]\d{1,18}){0,1000}(@\d{1,18})?$'
+               or coalesce(k.value ->> 'seen', '') !~ '^\d{1,18}(\.[rs]\d{1,18})*(@\d{1,18})?$'
                or jsonb_typeof(k.value -> 'version') not in ('string', 'null'))
         limit 1;
     end if;

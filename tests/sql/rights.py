@@ -36,7 +36,8 @@ function can_start_stage(uuid,text)                          -     x            
 function get_document_status(uuid)                           -     x              x
 function get_document_events(jsonb)                          -     x              x
 function schema_version()                                    -     x              x
-function _changes_of(uuid,integer)                           -     x              x
+function _changes_of(uuid,text)                              -     x              x
+function _mark_of(uuid)                                      -     x              x
 function get_stage_statistics()                              -     -              x
 function cancel_document(uuid,text,text)                     -     -              x
 function claim_stages(text,text,integer,numeric,uuid)        -     -              x
