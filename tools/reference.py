@@ -10,6 +10,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -36,12 +37,17 @@ def groups(readme: str) -> list[Group]:
     return found
 
 
-def pages() -> dict[Path, str]:
-    """Return the text that each page should have."""
+def pages(connection: "psycopg.Connection[Any]") -> dict[Path, str]:
+    """Return the text that each page should have.
+
+    Args:
+        connection: To a migrated database.
+    """
     told_together = groups((ROOT / "README.md").read_text(encoding="utf-8"))
-    with LocalSupabase() as local, psycopg.connect(local.database_url) as connection:
-        of_sql = _reference_sql.page(connection, told_together)
-    found = {"reference_sql.md": of_sql, "reference_python.md": _reference_python.page(told_together)}
+    found = {
+        "reference_sql.md": _reference_sql.page(connection, told_together),
+        "reference_python.md": _reference_python.page(told_together),
+    }
     return {ROOT / "docs" / name: laid_out(text) for name, text in found.items()}
 
 
@@ -63,7 +69,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something differs")
     check = parser.parse_args().check
     found: list[str] = []
-    wanted = pages()
+    with LocalSupabase() as local, psycopg.connect(local.database_url) as connection:
+        wanted = pages(connection)
     for path, text in wanted.items():
         there = path.read_text(encoding="utf-8") if path.exists() else ""
         found += difflib.unified_diff(there.splitlines(), text.splitlines(), f"docs/{path.name}", "wanted", lineterm="")

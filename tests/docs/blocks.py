@@ -10,11 +10,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 
 # Pages whose blocks are run by a test of their own, which knows what they need.
-RUN_ELSEWHERE: dict[str, str] = {}
+RUN_ELSEWHERE = {
+    "docs/cli.md": "tests/cli/test_help.py",
+    "docs/edge_functions.md": "tests/edge/test_page.py",
+}
 # Pages whose programs each stand alone; those of the others are run one after the other, as one program.
 EACH_ALONE = {"README.md"}
 
-RUN = {"python", "sql", "bash"}
+RUN = {"python", "sql", "bash", "sh"}
 READ = {"json", "toml"}
 # What is drawn or quoted, and is no program: tests of its page look at it where there is something to look at.
 SHOWN = {"", "text", "mermaid", "http"}
@@ -76,13 +79,13 @@ def blocks_of(page: str, text: str | None = None) -> list[Block]:
     return found
 
 
-def programs_of(page: str, language: str = "python") -> list[tuple[Block, Block | None]]:
-    """The blocks of a language that are run, each with the block that shows what it prints, if one follows."""
+def programs_of(page: str, *languages: str) -> list[tuple[Block, Block | None]]:
+    """The blocks of some languages that are run, each with the block that shows what it prints, if one follows."""
     found = blocks_of(page)
     return [
         (block, after if after is not None and after.language == "" else None)
         for block, after in pairwise([*found, None])
-        if block is not None and block.language == language and block.is_run
+        if block is not None and block.language in languages and block.is_run
     ]
 
 

@@ -44,9 +44,9 @@ select id from made union all select id from krai_core.documents limit 1
 """
 MARK = "-- next program --"
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = [(block, shown) for page in PAGES for block, shown in programs_of(page)]
+PYTHON = [(block, shown) for page in PAGES for block, shown in programs_of(page, "python")]
 SQL = [block for page in PAGES for block, _ in programs_of(page, "sql")]
-SHELL = [(block, shown) for page in PAGES for block, shown in programs_of(page, "bash")]
+SHELL = [(block, shown) for page in PAGES for block, shown in programs_of(page, "bash", "sh")]
 
 
 def named(blocks: list[Any]) -> list[Any]:
@@ -67,7 +67,7 @@ def test_a_block_is_run_or_read_or_says_why_not(block: Block) -> None:
         assert block.language in RUN | READ | SHOWN, f"{block}: nothing runs {block.language}"
 
 
-@pytest.mark.parametrize(("page", "test"), RUN_ELSEWHERE.items())
+@pytest.mark.parametrize(("page", "test"), [pair for pair in RUN_ELSEWHERE.items() if pair[0] in PAGES])
 def test_a_page_with_a_test_of_its_own_is_named_there(page: str, test: str) -> None:
     """The test that is said to run the blocks of a page reads that page."""
     assert Path(page).name in (ROOT / test).read_text(encoding="utf-8")
@@ -82,8 +82,8 @@ def test_data_can_be_read(block: Block) -> None:
 @cache
 def _printed(page: str) -> list[str]:
     """What the programs of a page print. Most pages are one program; those that are not begin anew with each block."""
-    afresh = [f"exec({block.text!r}, {{'__name__': '__main__'}})" for block, _ in programs_of(page)]
-    programs = afresh if page in EACH_ALONE else [block.text for block, _ in programs_of(page)]
+    afresh = [f"exec({block.text!r}, {{'__name__': '__main__'}})" for block, _ in programs_of(page, "python")]
+    programs = afresh if page in EACH_ALONE else [block.text for block, _ in programs_of(page, "python")]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"\nprint({MARK!r})\n".join(programs)],
         capture_output=True,
@@ -98,7 +98,7 @@ def _printed(page: str) -> list[str]:
 @pytest.mark.parametrize(("block", "shown"), named(PYTHON))
 def test_each_program_prints_what_stands_under_it(block: Block, shown: Block | None) -> None:
     """It runs as it stands, without a warning, and prints what the block under it shows."""
-    place = [one for one, _ in programs_of(block.page)].index(block)
+    place = [one for one, _ in programs_of(block.page, "python")].index(block)
     printed = _printed(block.page)[place]
     assert means(printed, shown), printed
 
