@@ -1,7 +1,7 @@
 """The page about SQL: what the catalog of a migrated database says of functions, views and tables."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,9 +81,9 @@ def page(connection: "psycopg.Connection[Any]", groups: Iterable[Group]) -> str:
 
 
 def _function(one: Mapping[str, Any]) -> str:
-    first, _, rest = one["comment"].partition("\n")
+    first, *rest = re.split(r"\n|" + _PART.pattern, one["comment"], maxsplit=1)
     lines = [f"### {one['name']}", "", "```text", _signature(one), "```", "", _quoted(first), ""]
-    lines += _told(rest)
+    lines += _told(*rest)
     lines += [f"For {_those(one['roles'])}{'; only reads' if one['only_reads'] else ''}.", ""]
     return "\n".join(lines)
 
@@ -102,7 +102,7 @@ def _plain(text: str) -> str:
     return text.replace("default NULL", "default null").replace("timestamp with time zone", "timestamptz")
 
 
-def _told(text: str) -> list[str]:
+def _told(text: str = "") -> list[str]:
     """The parts of a comment: what is said of the whole, then the list of the parameters, the answer and the errors."""
     if not text:
         return []
@@ -120,8 +120,21 @@ def _item(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """With the objects of JSON set as code, in which Markdown would see HTML and emphasis."""
-    parts = re.split(r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})", text)
-    return "".join(f"`{part}`" if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
+    return "".join(f"`{part}`" if part.startswith("{") else part.replace("<", "\\<") for part in _split(text))
+
+
+def _split(text: str) -> Iterator[str]:
+    """The objects in a text, each from its first to its last brace, and what is between them."""
+    depth = since = 0
+    for place, letter in enumerate(text):
+        if letter == "{" and depth == 0:
+            yield text[since:place]
+            since = place
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == "}" and depth == 0:
+            yield text[since : place + 1]
+            since = place + 1
+    yield text[since:]
 
 
 def _relation(one: Mapping[str, Any]) -> str:
