@@ -1,6 +1,8 @@
 """Docstrings in Google's style as Markdown."""
 
 import re
+import subprocess
+import sys
 import textwrap
 
 _SECTIONS = {"Args": "", "Attributes": "", "Returns": "Returns: ", "Yields": "Yields: ", "Raises": "Raises "}
@@ -44,8 +46,14 @@ def _prose(text: str) -> list[str]:
             before, code = "", textwrap.dedent(before)
         before = flowing(re.sub(r"::$", ":", before)) if before != "::" else ""
         lines += [before, ""] if before else []
-        lines += [_NO_PROGRAM, "```python", code.rstrip("\n"), "```", ""] if code else []
+        lines += [_NO_PROGRAM, "```python", _formatted(code), "```", ""] if code else []
     return lines[:-1]
+
+
+def _formatted(code: str) -> str:
+    """As ruff wants it, which looks at the code in pages, too."""
+    command = [sys.executable, "-m", "ruff", "format", "-"]
+    return subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout.rstrip("\n")
 
 
 def flowing(text: str) -> str:

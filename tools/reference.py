@@ -54,8 +54,10 @@ def pages(connection: "psycopg.Connection[Any]") -> dict[Path, str]:
 def laid_out(text: str) -> str:
     """Return the text of a page with its prose wrapped, and one empty line between paragraphs."""
     parts = re.split(r"(^```.*?^```$|^[|#<][^\n]*$)", text, flags=re.DOTALL | re.MULTILINE)
-    parts[::2] = ["\n".join(_wrapped(line) for line in part.split("\n")) for part in parts[::2]]
-    return re.sub(r"\n{3,}", "\n\n", "".join(parts)).strip() + "\n"
+    for place in range(0, len(parts), 2):
+        wrapped = "\n".join(_wrapped(line) for line in parts[place].split("\n"))
+        parts[place] = re.sub(r"\n{3,}", "\n\n", wrapped)
+    return "".join(parts).strip() + "\n"
 
 
 def _wrapped(line: str) -> str:
