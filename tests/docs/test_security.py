@@ -175,6 +175,20 @@ def test_without_row_level_security_every_user_sees_all(tenants: Tenants) -> Non
         tenants.owner("alter table krai_core.documents enable row level security")
 
 
+def test_a_user_without_stage_status_is_refused_the_views(tenants: Tenants) -> None:
+    """With a grant of the other columns alone he reads those, and gets 42501 from what shows stages."""
+    tenants.owner("revoke select on krai_core.documents from authenticated")
+    tenants.owner("grant select (id, filename) on krai_core.documents to authenticated")
+    core = tenants.client(0).schema("krai_core")
+    try:
+        assert core.table("documents").select("filename").execute().data == [{"filename": "0.pdf"}]
+        assert _refused(core.table("documents").select("stage_status")) == "42501"
+        assert _refused(core.table("vw_documents_by_stage").select("id")) == "42501"
+        assert _refused(core.rpc("get_document_status", {"p_document_id": tenants.documents[0]})) == "42501"
+    finally:
+        tenants.owner("grant select on krai_core.documents to authenticated")
+
+
 @pytest.mark.parametrize("tenants", ["owner_id"], indirect=True)
 def test_a_user_uploads_and_says_nothing_of_stages(tenants: Tenants) -> None:
     """He inserts a document of his own, which is ready to be worked on; none of somebody else, and no stage_status."""
