@@ -11,8 +11,9 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROO
 
 # Pages whose blocks are run by a test of their own, which knows what they need.
 RUN_ELSEWHERE = {
-    "docs/cli.md": "tests/cli/test_help.py",
+    "docs/cli.md": "tests/cli/test_docs.py",
     "docs/edge_functions.md": "tests/edge/test_page.py",
+    "docs/install.md": "tests/stack/test_installed.py",
 }
 # Pages whose programs each stand alone; those of the others are run one after the other, as one program.
 EACH_ALONE = {"README.md"}
