@@ -1,5 +1,6 @@
 """Docstrings in Google's style as Markdown."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -46,8 +47,17 @@ def _prose(text: str) -> list[str]:
             before, code = "", textwrap.dedent(before)
         before = flowing(re.sub(r"::$", ":", before)) if before != "::" else ""
         lines += [before, ""] if before else []
-        lines += [_NO_PROGRAM, "```python", _formatted(code), "```", ""] if code else []
+        lines += [*_code(code), ""] if code else []
     return lines[:-1]
+
+
+def _code(text: str) -> list[str]:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        # A command, or a drawing.
+        return ["```text", text.rstrip("\n"), "```"]
+    return [_NO_PROGRAM, "```python", _formatted(text), "```"]
 
 
 def _formatted(code: str) -> str:
