@@ -125,7 +125,6 @@ _BY_WORD: Mapping[str, type[StageTrackerError]] = MappingProxyType(
         "claim_in_progress": StageConflict,
         "invalid_documents": InvalidArgument,
         "invalid_limit": InvalidArgument,
-        "invalid_documents": InvalidArgument,
         "invalid_outcomes": InvalidArgument,
         "invalid_cursor": InvalidArgument,
         "invalid_stage": InvalidArgument,
