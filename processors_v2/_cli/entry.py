@@ -1,0 +1,22 @@
+"""Where the command begins, also where the extra ``cli`` is not installed."""
+
+import sys
+
+_EXTRA = {"typer", "rich", "tomlkit"}
+
+
+def main() -> int:
+    """Run the command that the arguments of this process name.
+
+    Returns:
+        The exit code; see processors_v2._cli.exits.
+    """
+    try:
+        from processors_v2._cli.app import app  # noqa: PLC0415 - needs the extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(f"stage-tracker needs {error.name}: pip install 'stage-tracker[cli]'\n")
+        return 2
+    app(prog_name="stage-tracker")
+    return 0

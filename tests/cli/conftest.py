@@ -1,0 +1,162 @@
+"""The command in this process, an environment without variables of others, and a gateway before PostgREST."""
+
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from processors_v2._local.project import migrations_folder
+from processors_v2.cli import main
+from processors_v2.local import LocalSupabase
+
+Run = Callable[..., "Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working directory; no variables of Supabase, and none that change what a terminal can do."""
+    for name in list(os.environ):
+        if name.startswith(("SUPABASE_", "DATABASE_URL")) or name in {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"}:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, its output going to pipes."""
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["stage-tracker", *map(str, arguments)])
+        # What an option sets in the environment ends with the command.
+        before = dict(os.environ)
+        capfd.readouterr()
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def template(local: LocalSupabase) -> str:
+    """Name of a database with the migrations and no documents, which nobody is connected to."""
+    name = "cli_template"
+    local.create_database(name)
+    local.apply_to(name, migrations_folder())
+    return name
+
+
+@pytest.fixture
+def database(local: LocalSupabase, template: str) -> Iterator[str]:
+    """URL of a database of this test's own, without documents."""
+    name = f"cli_{uuid.uuid4().hex}"
+    local.create_database(name, template)
+    yield local.url_of(name)
+    local.drop_database(name)
+
+
+@pytest.fixture
+def direct(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, as SUPABASE_DB_URL."""
+    monkeypatch.setenv("SUPABASE_DB_URL", database)
+    return database
+
+
+@dataclass
+class Database:
+    """Documents and what is stored of them."""
+
+    connection: "psycopg.Connection[tuple[Any, ...]]"
+
+    def one(self, sql: str, *values: object) -> Any:
+        """Run a statement and return the one value that it gives, or None."""
+        cursor = self.connection.execute(sql, values or None)
+        row = cursor.fetchone() if cursor.description else None
+        return None if row is None else row[0]
+
+    def document(self, filename: str = "manual.pdf") -> str:
+        """Insert a document and return its id."""
+        return str(self.one("insert into krai_core.documents (filename) values (%s) returning id", filename))
+
+    def stage(self, document: str, stage: str) -> dict[str, Any]:
+        """Return the stored object of a stage."""
+        stored: dict[str, Any] = self.one(
+            "select stage_status -> %s from krai_core.documents where id = %s", stage, document
+        )
+        return stored
+
+
+@pytest.fixture
+def db(direct: str) -> Iterator[Database]:
+    """The database of this test."""
+    with psycopg.connect(direct, autocommit=True) as connection:
+        yield Database(connection)
+
+
+class _Gateway(BaseHTTPRequestHandler):
+    """What stands before PostgREST in a project: it knows /rest/v1."""
+
+    protocol_version = "HTTP/1.1"
+    pool: httpx.Client
+
+    def do_POST(self) -> None:
+        """Pass a request on."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        dropped = ("host", "accept-encoding", "connection")
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+        answer = self.pool.request(self.command, self.path.removeprefix("/rest/v1"), content=body, headers=headers)
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST  # noqa: N815 - so is it called there
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture(scope="session")
+def gateway(local: LocalSupabase) -> Iterator[str]:
+    """SUPABASE_URL of the stack of the session, as a hosted project has it."""
+    with httpx.Client(base_url=local.url, timeout=30) as pool:
+        handler = type("Gateway", (_Gateway,), {"pool": pool})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def project(gateway: str, local: LocalSupabase, monkeypatch: pytest.MonkeyPatch) -> LocalSupabase:
+    """The stack of the session, as SUPABASE_URL and SUPABASE_SECRET_KEY."""
+    monkeypatch.setenv("SUPABASE_URL", gateway)
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", local.key())
+    return local
