@@ -6,6 +6,10 @@ from typing import Annotated
 import typer
 
 from processors_v2 import _versions
+from processors_v2._cli.commands import register
+from processors_v2._cli.doctor import doctor
+from processors_v2._cli.install import init
+from processors_v2._cli.sql_file import sql
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,3 +41,8 @@ def _options(
 
 
 # register(app, <function>, "<example>", panel=..., connects=...) for each command.
+
+_SETTING_UP = "Setting up"
+register(app, init, "init", panel=_SETTING_UP, connects=False)
+register(app, sql, "sql --output stage_tracker.sql", panel=_SETTING_UP, connects=False)
+register(app, doctor, "doctor", panel=_SETTING_UP)

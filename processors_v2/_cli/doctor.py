@@ -1,0 +1,60 @@
+"""``doctor``: whether everything works, and what to do where it does not."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from processors_v2._cli import connect
+from processors_v2._cli.commands import Session
+from processors_v2._cli.exits import Exit
+from processors_v2._doctor.findings import Finding, is_green, problem_of
+from processors_v2._errors import ConfigurationError
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def doctor(
+    session: Session,
+    project: Annotated[
+        Path, typer.Option("--project", metavar="DIR", help="Where folders processors_v2 of yours are looked for.")
+    ] = Path(),
+) -> int:
+    """Check URL, key, schema, rights, version and more, and say what to do about each problem.
+
+    PostgREST is asked with SUPABASE_URL and the secret key. A Postgres URL is used as well where one is given, and sees
+    what PostgREST does not let through. Exit code 0: no problem; 1: some.
+    """
+    if not project.is_dir():
+        raise typer.BadParameter(f"{project} is no folder", param_hint="--project")
+    findings = _examined(session, project)
+    green = is_green(findings)
+    answer = {"ok": green, "findings": [asdict(finding) for finding in findings]}
+    session.output.answer(answer, *(line for finding in findings for line in _told(finding)))
+    return Exit.OK if green else Exit.NO
+
+
+def _examined(session: Session, project: Path) -> list[Finding]:
+    # supabase takes a while to import, for which --help does not wait.
+    import supabase  # noqa: PLC0415
+
+    from processors_v2._doctor.examination import examine  # noqa: PLC0415
+    from processors_v2._settings import project_from_env  # noqa: PLC0415
+
+    database_url = connect.database_url()
+    client, problems = None, []
+    if not database_url or "SUPABASE_URL" in connect.environment():
+        try:
+            client = supabase.create_client(*project_from_env())
+        except ConfigurationError as error:
+            problems = [problem_of("url" if "SUPABASE_URL" in error.message else "key", error)]
+    return [*problems, *examine(client, database_url=database_url, folder=project, timeout=session.timeout)]
+
+
+def _told(finding: Finding) -> list[Text]:
+    lines = [Text.assemble((f"{finding.level:8}", _STYLES[finding.level]), f"{finding.check:11}{finding.message}")]
+    if finding.remedy:
+        lines.append(Text(f"{'':19}{finding.remedy}"))
+    return lines
