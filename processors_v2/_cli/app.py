@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from processors_v2 import _versions
+from processors_v2._cli import reading
+from processors_v2._cli.commands import register
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,5 +37,11 @@ def _options(
 ) -> None:
     pass
 
+_DOCUMENT = "3f0c9a52-6f0e-4c5e-9d0a-0d1f6a1b2c3d"
 
-# register(app, <function>, "<example>", panel=..., connects=...) for each command.
+_LOOK = "See"
+register(app, reading.status, f"status {_DOCUMENT}", panel=_LOOK)
+register(app, reading.ls, "ls --stage embedding --status failed", panel=_LOOK)
+register(app, reading.stats, "stats", panel=_LOOK)
+register(app, reading.explain, f"explain {_DOCUMENT} search_indexing", panel=_LOOK)
+register(app, reading.forecast, "forecast --hours 24", panel=_LOOK)
