@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from processors_v2 import _versions
+from processors_v2._cli import reading
 from processors_v2._cli.commands import register
 from processors_v2._cli.doctor import doctor
 from processors_v2._cli.install import init
@@ -23,6 +24,11 @@ app = typer.Typer(
     ),
 )
 
+_SET_UP = "Set up"
+register(app, init, "init", panel=_SET_UP, connects=False)
+register(app, sql, "sql --output stage_tracker.sql", panel=_SET_UP, connects=False)
+register(app, doctor, "doctor", panel=_SET_UP)
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -39,10 +45,11 @@ def _options(
 ) -> None:
     pass
 
+_DOCUMENT = "3f0c9a52-6f0e-4c5e-9d0a-0d1f6a1b2c3d"
 
-# register(app, <function>, "<example>", panel=..., connects=...) for each command.
-
-_SETTING_UP = "Setting up"
-register(app, init, "init", panel=_SETTING_UP, connects=False)
-register(app, sql, "sql --output stage_tracker.sql", panel=_SETTING_UP, connects=False)
-register(app, doctor, "doctor", panel=_SETTING_UP)
+_LOOK = "See"
+register(app, reading.status, f"status {_DOCUMENT}", panel=_LOOK)
+register(app, reading.ls, "ls --stage embedding --status failed", panel=_LOOK)
+register(app, reading.stats, "stats", panel=_LOOK)
+register(app, reading.explain, f"explain {_DOCUMENT} search_indexing", panel=_LOOK)
+register(app, reading.forecast, "forecast --hours 24", panel=_LOOK)

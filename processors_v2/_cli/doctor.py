@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from processors_v2._cli import connect
-from processors_v2._cli.commands import Session
+from processors_v2._cli.connect import Session
 from processors_v2._cli.exits import Exit
 from processors_v2._doctor.findings import Finding, is_green, problem_of
 from processors_v2._errors import ConfigurationError

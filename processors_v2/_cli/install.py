@@ -1,17 +1,31 @@
 """``init``: the migrations in a Supabase project of the user's."""
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from processors_v2._cli.commands import Session
+from processors_v2._cli.connect import Session
 from processors_v2._cli.exits import Exit
 from processors_v2._install import config, edge, folders, migrations
-from processors_v2._install.folders import Project
 from processors_v2._local.project import function_settings
+
+_CONFIG = {
+    "none": "has all that is needed",
+    "changed": "{}changed, what is needed was added",
+    "created": "{}created, with krai_core among the schemas of the API",
+}
+_CHANGED = (
+    "Nothing was added. Where they are those of an earlier version, or were edited, stage-tracker init --update adds "
+    "our text as further files, to be run after them; each can be run at any time."
+)
+_NEXT = (
+    "Next: supabase db push, then stage-tracker doctor. A hosted project has to be told of the schema as well: "
+    "Project Settings > Data API > Exposed schemas: krai_core."
+)
 
 
 def init(
@@ -50,7 +64,7 @@ def init(
         "migrations": _named(plan),
         "functions": _named(files) if files else None,
     }
-    session.output.answer(done, *_told(found, plan, files, change, dry_run=dry_run, update=update))
+    session.output.answer(done, *_told(done, update=update))
     left = [*(plan.changed if not update else []), *(files.changed if files else [])]
     return Exit.NO if left else Exit.OK
 
@@ -59,42 +73,28 @@ def _named(plan: Any) -> dict[str, list[str]]:
     return asdict(plan) | {"added": [name for name, _ in plan.added]}
 
 
-def _told(
-    found: Project,
-    plan: migrations.Plan,
-    files: edge.Files | None,
-    change: config.Change,
-    *,
-    dry_run: bool,
-    update: bool,
-) -> list[str]:
-    would = "would be " if dry_run else ""
-    lines = [] if found.exists else [f"No Supabase project here: supabase/ {would}made in {found.folder}."]
-    if plan.added:
-        first, last = plan.added[0][0], plan.added[-1][0]
-        lines.append(f"supabase/migrations: {len(plan.added)} files {would}added, {first} to {last}")
-    if plan.present:
-        lines.append(f"supabase/migrations: {len(plan.present)} files are there and stay as they are")
-    if plan.changed and not update:
-        lines += [
-            f"supabase/migrations/{name} has another text than this version of the tracker" for name in plan.changed
-        ]
-        lines.append(
-            "Nothing was added. If they are of an earlier version, or were edited: stage-tracker init --update adds the "
-            "newer text as further files, which may run after those that were applied."
-        )
-    said = {"none": "has krai_core among the schemas of the API", "changed": f"{would}changed: krai_core added"}
-    lines.append(
-        f"supabase/config.toml: {said.get(change, f'{would}created, with krai_core among the schemas of the API')}"
-    )
-    if files:
-        lines += [f"supabase/functions/{name} {would}added" for name, _ in files.added]
-        lines += [
-            f"supabase/functions/{name} is another than ours and stays: delete it to get ours" for name in files.changed
-        ]
-    if plan.added and not dry_run:
-        lines.append(
-            "Next: supabase db push, then stage-tracker doctor. A hosted project has to be told of the schema as well: "
-            "Project Settings > Data API > Exposed schemas: krai_core."
-        )
-    return lines
+def _told(done: dict[str, Any], *, update: bool) -> Iterator[str]:
+    would = "would be " if done["dry_run"] else ""
+    if done["is_new"]:
+        yield f"No Supabase project here: supabase/ {would}made in {done['project']}."
+    yield from _told_of_migrations(done["migrations"], would, update=update)
+    yield f"supabase/config.toml: {_CONFIG[done['config']].format(would)}"
+    yield from _told_of_functions(done["functions"] or {}, would)
+    if done["migrations"]["added"] and not done["dry_run"]:
+        yield _NEXT
+
+
+def _told_of_migrations(files: dict[str, list[str]], would: str, *, update: bool) -> Iterator[str]:
+    if added := files["added"]:
+        yield f"supabase/migrations: {len(added)} files {would}added, {added[0]} to {added[-1]}"
+    if files["present"]:
+        yield f"supabase/migrations: {len(files['present'])} files are there and stay as they are"
+    if files["changed"] and not update:
+        yield from (f"supabase/migrations/{name} has another text than ours" for name in files["changed"])
+        yield _CHANGED
+
+
+def _told_of_functions(files: dict[str, list[str]], would: str) -> Iterator[str]:
+    yield from (f"supabase/functions/{name} {would}added" for name in files.get("added", []))
+    for name in files.get("changed", []):
+        yield f"supabase/functions/{name} has another text than ours and stays: delete it to get ours"

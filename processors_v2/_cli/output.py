@@ -12,6 +12,8 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from processors_v2._cli.tables import clean
+
 # Nothing is cut or wrapped where no person reads it.
 _PIPE_WIDTH = 10_000
 
@@ -46,13 +48,17 @@ class Output:
         if not self.as_json:
             _print(self.console, one)
 
+    def legend(self, *lines: str) -> list[RenderableType]:
+        """Return what explains a table to a person; nothing for a pipe."""
+        return [Text("\n".join(["", *lines]), style="dim")] if self.console.is_terminal else []
+
     def note(self, text: str) -> None:
         """Say something beside the answer, on standard error."""
         _print(self.errors, text)
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Say what went wrong, and what to do about it, on standard error."""
-        _print(self.errors, Text.assemble(("Error: ", "bold red"), message.rstrip(".") + "."))
+        _print(self.errors, Text.assemble(("Error: ", "bold red"), clean(message).rstrip(".") + "."))
         if hint:
             _print(self.errors, hint.rstrip(".") + ".")
 
@@ -83,7 +89,7 @@ def _console(*, stderr: bool) -> Console:
 def _print(console: Console, one: RenderableType) -> None:
     """Print anything; without the blanks at the ends of lines where the output may be kept."""
     if isinstance(one, str):
-        one = Text(one)
+        one = Text("\n".join(clean(line) for line in one.splitlines()))
     if console.is_terminal:
         console.print(one)
         return

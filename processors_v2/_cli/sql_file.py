@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from processors_v2._cli.commands import Session
+from processors_v2._cli.connect import Session
 from processors_v2._install import folders
 from processors_v2._install.editor import editor_text
 
