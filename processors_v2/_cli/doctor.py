@@ -24,8 +24,9 @@ def doctor(
 ) -> int:
     """Check URL, key, schema, rights, version and more, and say what to do about each problem.
 
-    PostgREST is asked with SUPABASE_URL and the secret key. A Postgres URL is used as well where one is given, and sees
-    what PostgREST does not let through. Exit code 0: no problem; 1: some.
+    PostgREST is asked, with SUPABASE_URL and the secret key; Postgres as well, where SUPABASE_DB_URL is set.
+
+    Exit code 0: no problem; 1: some.
     """
     if not project.is_dir():
         raise typer.BadParameter(f"{project} is no folder", param_hint="--project")

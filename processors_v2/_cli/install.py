@@ -42,8 +42,9 @@ def init(
 ) -> int:
     """Copy the migrations into your Supabase project, ready for `supabase db push`.
 
-    They get times of their own, later than all that is there, and krai_core is added to the schemas of the API in
-    supabase/config.toml. What is there is never changed; run again, it adds what is new.
+    They get times of their own, later than all that is there. In supabase/config.toml the API gets the schema krai_core.
+
+    A migration that is there is never changed. Run again, it adds what is new.
     """
     found = folders.find_project(Path.cwd(), project)
     plan = migrations.make_plan(found.migrations, dt.datetime.now(dt.UTC), update=update)

@@ -89,9 +89,7 @@ class Gateway:
             return Finding("max_rows", "note", f"how many documents PostgREST returns could not be seen ({status})")
         returned = 0 if span == "*" else int(span.partition("-")[2]) + 1
         if returned < int(total):
-            text = (
-                f"PostgREST returns at most {returned} rows, and documents are more: a select of all misses some"
-            )
+            text = f"PostgREST returns at most {returned} rows, and documents are more: a select of all misses some"
             return problem("max_rows", text, _MAX_ROWS)
         return ok("max_rows", "PostgREST returns all documents to whoever selects all")
 
