@@ -16,9 +16,10 @@ import pytest
 import supabase
 
 from processors_v2 import _versions
-from processors_v2._doctor import Finding, examination, examine, is_green
+from processors_v2._doctor import examination
 from processors_v2._local.database import url_to_database
 from processors_v2._local.process import free_port
+from processors_v2.doctor import Finding, examine, is_green
 from processors_v2.local import LocalSupabase
 
 VERSION = """

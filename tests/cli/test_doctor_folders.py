@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from processors_v2._doctor import Finding
 from processors_v2._doctor.folders import LINE, folder_findings
+from processors_v2.doctor import Finding
 
 PACKAGE = Path(__file__).parents[2] / "processors_v2"
 # What `from processors_v2.stage_tracker import StageTracker` would read.
