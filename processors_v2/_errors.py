@@ -121,6 +121,7 @@ _BY_WORD: Mapping[str, type[StageTrackerError]] = MappingProxyType(
         "invalid_runs": InvalidArgument,
         "claim_in_progress": StageConflict,
         "invalid_limit": InvalidArgument,
+        "invalid_documents": InvalidArgument,
         "invalid_outcomes": InvalidArgument,
         "invalid_cursor": InvalidArgument,
         "invalid_stage": InvalidArgument,

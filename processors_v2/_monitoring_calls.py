@@ -81,9 +81,7 @@ def event_of(document: str, answer: dict[str, Any]) -> tuple[WatchEvent, dict[st
             details={"document_id": document},
         )
     known = {"seen": answer["seen"], "version": answer["version"]}
-    event = WatchEvent(
-        id=answer["seen"], changes=answer["changes"], status=answer["state"], is_open=answer["is_open"]
-    )
+    event = WatchEvent(id=answer["seen"], changes=answer["changes"], status=answer["state"], is_open=answer["is_open"])
     return event, known
 
 

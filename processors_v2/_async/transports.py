@@ -34,6 +34,7 @@ class AsyncTransport:
         self.source = source
         self._timeout = timeout
         self._retry_for = retry_for
+
     @property
     def times(self) -> dict[str, float]:
         """Arguments for another transport like this."""

@@ -23,15 +23,22 @@ create or replace function krai_core._histograms()
 returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
 as $$
 begin
     return query
     select x.stage_name, max(x.upto), array_agg(x.bucket order by x.bucket), array_agg(x.upto order by x.bucket)
     from (
-        select k.stage_name, k.bucket::integer as bucket,
-            (sum(k.timed) over (partition by k.stage_name order by k.bucket))::double precision as upto
-        from krai_core._stage_sums k
-        where k.bucket >= 0 and k.timed > 0
+        -- Of what _stage_sums has, just this, and as floating point, which is exact for such counts and not made anew for each sum.
+        select k.stage_name, k.bucket::integer as bucket, sum(sum(k.timed)) over (partition by k.stage_name order by k.bucket) as upto
+        from (
+            select c.stage_name, c.bucket, c.timed::double precision as timed from krai_core.stage_counters c where c.bucket >= 0
+            union all
+            select d.stage_name, d.bucket, d.timed from krai_core.stage_deltas d where d.timed <> 0 and d.bucket >= 0
+        ) k
+        group by k.stage_name, k.bucket having sum(k.timed) > 0
     ) x
     group by x.stage_name;
 end;
@@ -127,16 +134,23 @@ set enable_sort = off
 set jit = off
 as $$
 declare
-    v_level bigint := 2147483648;
+    v_level bigint;
+    v_lowest bigint;
     v_first timestamptz;
     v_oldest timestamptz;
 begin
-    -- The first of each level of priority; beyond a hundred levels it is the oldest of those.
-    for i in 1..100 loop
+    -- Both ends of the queue in one statement: nearly always all of it has one priority.
+    select first.priority, first.available_at, (
+        select r.priority from krai_core.stage_runs r where r.stage_name = p_stage_name and r.status = 'ready' order by r.priority limit 1)
+    into v_level, v_oldest, v_lowest
+    from krai_core.stage_runs first
+    where first.stage_name = p_stage_name and first.status = 'ready' order by first.priority desc, first.available_at, first.id limit 1;
+    -- The first of each level; beyond a hundred levels it is the oldest of those.
+    for i in 2..100 loop
+        exit when v_level is null or v_level <= v_lowest;
         select r.priority, r.available_at into v_level, v_first from krai_core.stage_runs r
         where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_level
         order by r.priority desc, r.available_at, r.id limit 1;
-        exit when not found;
         v_oldest := least(v_oldest, v_first);
     end loop;
     return case when v_oldest <= clock_timestamp() then v_oldest end;
@@ -161,8 +175,16 @@ begin
     return query
     with sums as materialized (
         select k.stage_name, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed) as completed, sum(k.failed) as failed,
-            sum(k.skipped) as skipped, sum(k.timed) as timed, sum(k.duration_us) as duration_us
-        from krai_core._stage_sums k group by k.stage_name
+            sum(k.skipped) as skipped, sum(k.timed)::bigint as timed, sum(k.duration_us) as duration_us
+        from (
+            -- Not by way of _stage_sums, which adds up each bucket first. Counts as floating point: see _histograms.
+            select c.stage_name, c.documents::double precision as documents, c.processing::double precision as processing, c.completed::double precision as completed,
+                c.failed::double precision as failed, c.skipped::double precision as skipped, c.timed::double precision as timed, c.duration_us
+            from krai_core.stage_counters c
+            union all
+            select d.stage_name, d.documents, d.processing, d.completed, d.failed, d.skipped, d.timed, d.duration_us from krai_core.stage_deltas d
+        ) k
+        group by k.stage_name
     ),
     flow as materialized (
         select x.stage_name, sum(x.waited) as waited, sum(x.wait_us) as wait_us, sum(x.completed) filter (where x.hour >= v_recent) as completed
@@ -179,10 +201,13 @@ begin
         group by x.stage_name
     ),
     busy as materialized (
-        select r.stage_name, count(distinct coalesce(r.worker, r.id::text)) as workers
-        from krai_core.stage_runs r
-        where r.status = 'running' and r.lease_expires_at > v_now
-        group by r.stage_name
+        select x.stage_name, count(*) as workers
+        from (
+            select r.stage_name from krai_core.stage_runs r
+            where r.status = 'running' and r.lease_expires_at > v_now
+            group by r.stage_name, coalesce(r.worker, r.id::text)
+        ) x
+        group by x.stage_name
     )
     select s.name,
         (coalesce(whole.documents, 0) - coalesce(k.processing + k.completed + k.failed + k.skipped, 0))::bigint,

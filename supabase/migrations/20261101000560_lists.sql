@@ -38,63 +38,56 @@ comment on function krai_core._cursor_of(text) is 'The place in a list that a pa
 
 -- One range of one index for each kind of run. What is asked is written out for each, because only so the planner sees the
 -- index that holds just those. How to plan is said by the caller, once for all sources.
-create or replace function krai_core._newest_runs(p_stage_name text, p_kind text, p_at timestamptz, p_id bigint, p_limit integer, p_fingerprint bigint default null)
+create or replace function krai_core._newest_runs(p_stage_name text, p_kind text, p_since timestamptz, p_at timestamptz, p_id bigint, p_limit integer, p_fingerprint bigint default null)
 returns table (run_id bigint, document_id uuid, since timestamptz)
 language plpgsql stable
 set search_path = ''
 as $$
 declare
     v_level bigint := 2147483648;
-    -- Of the newest so far, how old is the oldest that will be needed.
-    v_newest timestamptz[] := array[]::timestamptz[];
+    v_lowest bigint;
 begin
     if p_kind = 'completed' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.is_current and r.status = 'completed' and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+        where r.stage_name = p_stage_name and r.is_current and r.status = 'completed' and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'skipped' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.is_current and r.status in ('skipped', 'cancelled') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+        where r.stage_name = p_stage_name and r.is_current and r.status in ('skipped', 'cancelled') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'failed' and p_fingerprint is not null then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.error_fingerprint = p_fingerprint and r.is_current and r.status in ('failed', 'lost') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+        where r.error_fingerprint = p_fingerprint and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
           and (p_stage_name is null or r.stage_name = p_stage_name)
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'failed' and p_stage_name is null then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.id > 0 and r.is_current and r.status in ('failed', 'lost') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+        where r.id > 0 and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'failed' then
         return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost') and r.finished_at <= p_at and (r.finished_at, r.id) < (p_at, p_id)
+        where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'processing' then
         return query select r.id, r.document_id, r.started_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.status = 'running' and (r.started_at, r.id) < (p_at, p_id)
+        where r.stage_name = p_stage_name and r.status = 'running' and r.started_at >= p_since and (r.started_at, r.id) < (p_at, p_id)
         order by r.started_at desc, r.id desc limit p_limit;
     else
         -- Ready: newest first within each level of priority. A stage that failed and is to be tried again is not pending.
-        loop
+        v_lowest := (select r.priority from krai_core.stage_runs r where r.stage_name = p_stage_name and r.status = 'ready' order by r.priority limit 1);
+        while v_lowest < v_level loop
             v_level := (select r.priority from krai_core.stage_runs r
                 where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_level order by r.priority desc limit 1);
-            exit when v_level is null;
-            for run_id, document_id, since in
-                select r.id, r.document_id, r.available_at from krai_core.stage_runs r
-                where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_level and (r.available_at, r.id) < (p_at, p_id)
-                  and r.retry_at is null and r.available_at >= coalesce(v_newest[p_limit], '-infinity')
-                order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit
-            loop
-                v_newest := v_newest || since;
-                return next;
-            end loop;
-            v_newest := (array(select n.at from unnest(v_newest) as n (at) order by n.at desc limit p_limit));
+            return query select r.id, r.document_id, r.available_at from krai_core.stage_runs r
+            where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_level and r.available_at >= p_since and (r.available_at, r.id) < (p_at, p_id)
+              and r.retry_at is null
+            order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit;
         end loop;
     end if;
 end;
 $$;
-comment on function krai_core._newest_runs(text, text, timestamptz, bigint, integer, bigint) is
-'The newest runs of a stage of one kind (ready, processing, completed, failed, skipped) behind a place, at most p_limit, of ready ones for each priority: run, document, since when. Of failed ones, a stage of null is any, and those of one fingerprint can be asked for.';
+comment on function krai_core._newest_runs(text, text, timestamptz, timestamptz, bigint, integer, bigint) is
+'The newest runs of a stage of one kind (ready, processing, completed, failed, skipped) from p_since on and behind a place, at most p_limit, of ready ones for each priority: run, document, since when. Of failed ones, a stage of null is any, and those of one fingerprint can be asked for.';
 
 create or replace function krai_core._before(p_stage_name text) returns text[]
 language plpgsql stable
@@ -125,7 +118,26 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+    v_ids bigint[] := '{}';
+    v_documents uuid[] := '{}';
+    v_since timestamptz[] := '{}';
+    -- What is older than so many of those that were found can be on no page.
+    v_floor timestamptz := '-infinity';
+    v_found record;
 begin
+    for i in 1..cardinality(p_stages) loop
+        select array_agg(n.run_id) as ids, array_agg(n.document_id) as documents, array_agg(n.since) as since into v_found
+        from krai_core._newest_runs(p_stages[i], p_kinds[i], v_floor, p_at, p_id, p_limit, p_fingerprint) n;
+        if v_found.ids is not null then
+            v_ids := v_ids || v_found.ids;
+            v_documents := v_documents || v_found.documents;
+            v_since := v_since || v_found.since;
+            if cardinality(v_ids) >= p_limit and i < cardinality(p_stages) then
+                v_floor := (select n.at from unnest(v_since) as n (at) order by n.at desc offset p_limit - 1 limit 1);
+            end if;
+        end if;
+    end loop;
     return query
     select x.run_id, x.document_id, x.since,
         (p_error is null or (select r.error ilike '%' || p_error || '%' from krai_core.stage_runs r where r.id = x.run_id))
@@ -144,8 +156,7 @@ begin
     from (
         select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
         from (
-            select n.* from unnest(p_stages, p_kinds) as source (stage_name, kind)
-            cross join lateral krai_core._newest_runs(source.stage_name, source.kind, p_at, p_id, p_limit, p_fingerprint) n
+            select n.* from unnest(v_ids, v_documents, v_since) as n (run_id, document_id, since)
             order by n.since desc, n.run_id desc
             limit p_limit
         ) page
@@ -156,6 +167,9 @@ $$;
 comment on function krai_core._page_of_runs(text[], text[], text, timestamptz, bigint, integer, text, bigint) is
 'The newest p_limit runs behind a place, and which of them are to be listed. p_stages, p_kinds: the sources, pair by pair, as for _newest_runs. p_pending: only documents that are pending in that stage.';
 
+do $make$
+begin
+    execute format($f$
 create or replace function krai_core._listed(p_run_ids bigint[], p_stage_name text, p_with_run boolean) returns jsonb
 language plpgsql stable
 set search_path = ''
@@ -163,13 +177,14 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_memoize = off
 set jit = off
 as $$
 begin
     return coalesce((
         select jsonb_agg(jsonb_build_object(
-            'document_id', v.id, 'filename', v.filename, 'status', v.document_status, 'current_stage', v.current_stage,
-            'progress', trim_scale(v.progress_percentage), 'stage_name', coalesce(p_stage_name, r.stage_name),
+            'document_id', d.id, 'filename', d.filename, 'status', o.document_status, 'current_stage', o.current_stage,
+            'progress', trim_scale(o.progress_percentage), 'stage_name', coalesce(p_stage_name, r.stage_name),
             'stage', case when x.stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then x.stage
                 else krai_core._repaired_stage(x.stage) end,
             'run', case when p_with_run or r.stage_name = p_stage_name then jsonb_build_object('status', r.status, 'attempt', r.attempt, 'worker', r.worker,
@@ -177,10 +192,18 @@ begin
             end) order by asked.place)
         from unnest(p_run_ids) with ordinality as asked (id, place)
         join krai_core.stage_runs r on r.id = any (array[asked.id])
-        join krai_core.vw_documents_by_stage v on v.id = any (array[r.document_id])
-        cross join lateral (select v.stage_status -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x), '[]');
+        join krai_core.documents d on d.id = any (array[r.document_id])
+        -- Unpacked once, as for the view of the documents.
+        cross join lateral (
+            select case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status || '{}' else d.stage_status end as whole offset 0
+        ) w
+        cross join lateral (
+            %s
+        ) o
+        cross join lateral (select w.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x), '[]');
 end;
-$$;
+$$$f$, krai_core._sql_document_state('w.whole'));
+end $make$;
 comment on function krai_core._listed(bigint[], text, boolean) is
 'The documents of runs as list_documents gives them. p_stage_name: the stage to show, null for that of the run. p_with_run: the run is shown, whichever stage it is of.';
 

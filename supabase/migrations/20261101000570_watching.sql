@@ -77,12 +77,13 @@ begin
         left join histograms h on h.stage_name = r.stage_name
         where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and e.elapsed_us > h.p95
     )
-    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, round(r.elapsed_us::numeric / 1000000, 6),
+    -- Seconds from whole microseconds: a number with a floating point is written out and read again to become numeric.
+    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, r.elapsed_us::bigint * 0.000001,
         r.heartbeat_at, r.lease_expires_at, case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.stage -> 'metadata',
         case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and r.elapsed_us > h.p95 then 'slow' else 'working' end,
         -- By its own rate so far; at most, above that as much as runs of the stage differ, which matters the less the more is done.
-        round((coalesce(r.elapsed_us / y.share * (1 - y.share), z.o_p50) / 1e6)::numeric, 6),
-        round((coalesce(r.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90) / 1e6)::numeric, 6),
+        coalesce(r.elapsed_us / y.share * (1 - y.share), z.o_p50)::bigint * 0.000001,
+        coalesce(r.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90)::bigint * 0.000001,
         case when y.share is not null and y.by_progress then 'progress' when y.share is not null then 'units' when z.o_p50 is not null then 'durations' else 'unknown' end
     from wanted r
     left join histograms h on h.stage_name = r.stage_name

@@ -71,7 +71,15 @@ begin
     return query
     with histograms as materialized (select * from krai_core._histograms()),
     waits as materialized (
-        select f.stage_name, f.wait_us / nullif(f.waited, 0) / 1000000 as seconds from krai_core._flow_since(v_now - interval '1 day') f),
+        select x.stage_name, sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000 as seconds
+        from (
+            select f.stage_name, f.waited, f.wait_us
+            from krai_core.stages known
+            cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
+            union all
+            select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d where d.waited > 0 and d.hour >= v_now - interval '1 day'
+        ) x
+        group by x.stage_name),
     running as materialized (select * from krai_core._running_stages(p_document_id))
     select s.name, s.position, s.waits_for, x.state, s.paused, x.state = 'failed' and ready.available_at is null,
         case when x.state in ('completed', 'skipped') then 0 when x.state = 'processing' and u.condition <> 'stalled' then u.remaining_p50_seconds

@@ -111,6 +111,4 @@ begin
     end loop;
 end $$;
 
-notify pgrst, 'reload schema';
-
 commit;

@@ -10,7 +10,7 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 
 create or replace function krai_core.schema_version() returns text
-language plpgsql immutable parallel safe
+language plpgsql stable
 set search_path = ''
 as $$
 begin
@@ -18,9 +18,12 @@ begin
 end;
 $$;
 comment on function krai_core.schema_version() is
-'Version of these functions, <major>.<minor>: clients of the same version know all of them. Raises nothing.';
+'Version of these functions, <major>.<minor>: clients of the same version know all of them.
+For signed-in users and service_role: others get 42501.';
 
 revoke execute on function krai_core.schema_version() from public, anon, authenticated;
 grant execute on function krai_core.schema_version() to authenticated, service_role;
+
+notify pgrst, 'reload schema';
 
 commit;

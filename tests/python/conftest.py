@@ -232,6 +232,8 @@ class Proxy:
 def running_proxy(local: LocalSupabase) -> Iterator[Proxy]:
     """The one proxy of the session."""
     proxy = Proxy(local.url)
+    # The version of the database is asked for now, and not by the first test that counts requests.
+    StageTracker(supabase.create_client(proxy.url, local.key())).list_stages()
     yield proxy
     proxy.reset()
     proxy.down()

@@ -105,7 +105,7 @@ def test_what_touches_the_database_is_awaited() -> None:
     plain_ones = {
         name for name, method in methods if not name.startswith("_") and not inspect.iscoroutinefunction(method)
     }
-    assert plain_ones == {"get_documents_ready_for", "list_documents"}
+    assert plain_ones == {"get_documents_ready_for", "list_documents", "watch"}
     for name in plain_ones:
         assert inspect.isasyncgenfunction(getattr(stage_tracker.AsyncStageTracker, name))
 

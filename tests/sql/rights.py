@@ -36,7 +36,8 @@ function can_start_stage(uuid,text)                          -     x            
 function get_document_status(uuid)                           -     x              x
 function get_document_events(jsonb)                          -     x              x
 function schema_version()                                    -     x              x
-function _changes_of(uuid,integer)                           -     x              x
+function _changes_of(uuid,text)                              -     x              x
+function _mark_of(uuid)                                      -     x              x
 function get_stage_statistics()                              -     -              x
 function cancel_document(uuid,text,text)                     -     -              x
 function claim_stages(text,text,integer,numeric,uuid)        -     -              x
@@ -160,7 +161,7 @@ function _stage_estimates(uuid)                              -     -            
 function _stage_rates(jsonb,numeric)                         -     -              x
 function _stage_statistics()                                 -     -              x
 function _state_of_run(text)                                 -     -              x
-function _newest_runs(text,text,timestamptz,bigint,integer,bigint) -     -              x
+function _newest_runs(text,text,timestamptz,timestamptz,bigint,integer,bigint) -     -              x
 function _running_stages(uuid,boolean)                       -     -              x
 function _tg_documents_repair()                              -     -              -
 function _tg_documents_keep_rest()                           -     -              -
