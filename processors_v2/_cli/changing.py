@@ -46,11 +46,11 @@ def retry(
         session.output.answer(done, f"{stage_name} is pending again")
         return Exit.OK
     would = session.tracker.retry_failed(stage, error, since, limit, dry_run=True)
-    if dry_run or not would["count"]:
+    if dry_run:
         _show_retried(session, would)
         return Exit.OK
     question = f"Retry {words.plural(would['count'], 'stage')}{', and leave more for later' if would['more'] else ''}?"
-    if not session.output.confirm(question, yes=yes):
+    if would["count"] and not session.output.confirm(question, yes=yes):
         return Exit.NO
     _show_retried(session, session.tracker.retry_failed(stage, error, since, limit, actor=_actor(actor)))
     return Exit.OK

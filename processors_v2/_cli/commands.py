@@ -98,5 +98,8 @@ def _run(function: Function, output: Output, options: dict[str, Any], values: di
     except StageTrackerError as error:
         output.error(error.message, error.hint)
         return code_of(error)
+    except typer.BadParameter as error:
+        output.error(error.message)
+        return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED

@@ -1,5 +1,6 @@
 """Where the command begins, also where the extra ``cli`` is not installed."""
 
+import io
 import sys
 
 _EXTRA = {"typer", "rich", "tomlkit"}
@@ -18,5 +19,9 @@ def main() -> int:
             raise
         sys.stderr.write(f"stage-tracker needs {error.name}: pip install 'stage-tracker[cli]'\n")
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A sign that the terminal cannot show is no reason to end.
+            stream.reconfigure(errors="replace")
     app(prog_name="stage-tracker")
     return 0

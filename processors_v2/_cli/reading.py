@@ -5,7 +5,6 @@ from typing import Annotated, cast
 
 import typer
 from rich.console import RenderableType
-from rich.text import Text
 
 from processors_v2._cli import tables, words
 from processors_v2._cli.arguments import Document, OneStage, StageName
@@ -117,12 +116,12 @@ def _documents(
     if stage is not None:
         columns = [column for column in columns if column.heading != "stage"]
         rows = [[*row[:2], *row[3:]] for row in rows]
-    shown: list[RenderableType] = [tables.table(console, columns, rows)]
-    for one in [] if with_error else listed:
-        if error := one["stage"]["error"]:
-            name = one["filename"] or one["document_id"]
-            shown += [Text(), Text(tables.clean(f"{name}: {one['stage_name']}: {_brief(error)}"))]
-    return shown
+    errors = [
+        f"{one['filename'] or one['document_id']}: {one['stage_name']}: {_brief(one['stage']['error'])}"
+        for one in ([] if with_error else listed)
+        if one["stage"]["error"]
+    ]
+    return [tables.table(console, columns, rows), *(["", *errors] if errors else [])]
 
 
 def stats(session: Session) -> None:

@@ -54,7 +54,9 @@ def clean(text: str) -> str:
 
 
 def state(console: Console, status: str) -> Text:
-    """Show a status by sign and word."""
+    """Show a status by sign and word, to a program by the word."""
+    if not console.is_terminal:
+        return Text(status)
     sign, plain, style = _MARKS[status]
     return Text(f"{plain if console.options.ascii_only else sign} {status}", style=style)
 

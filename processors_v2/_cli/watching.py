@@ -169,4 +169,4 @@ def _bar(console: Console, run: RunningStage, columns: int) -> Text:
 
 def _still(run: RunningStage) -> str:
     left = words.span(run["remaining_p50_seconds"], run["remaining_p90_seconds"]) or "?"
-    return left if run["condition"] == "working" else run["condition"] if left == "?" else f"{run['condition']}, {left}"
+    return {"working": left, "slow": f"slow, {left}", "stalled": "stalled"}[run["condition"]]
