@@ -15,9 +15,10 @@ def main() -> int:
     try:
         from processors_v2._cli.app import app  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
+        name = (error.name or "").partition(".")[0]
+        if name not in _EXTRA:
             raise
-        sys.stderr.write(f"stage-tracker needs {error.name}: pip install 'stage-tracker[cli]'\n")
+        sys.stderr.write(f"stage-tracker needs {name}: pip install 'stage-tracker[cli]'\n")
         return 2
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -2,12 +2,13 @@
 
 import datetime as dt
 import functools
+import importlib
 import logging
-import pkgutil
 import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -38,13 +39,16 @@ def worker(
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="For how long handlers may go on after a stop.")
     ] = 20.0,
+    reap_seconds: Annotated[
+        float, typer.Option("--reap-seconds", min=0.1, help="Pause between two looks at what dead workers have left.")
+    ] = 30.0,
     prune_older_than: Annotated[
         dt.timedelta | None,
         typer.Option(
             "--prune-older-than",
             metavar="AGE",
             parser=words.age,
-            help="Delete superseded runs so old, beside the work.",
+            help="Delete superseded runs so old, too, as often.",
         ),
     ] = None,
 ) -> None:
@@ -62,6 +66,7 @@ def worker(
             executor=executor,
             child_tracker=functools.partial(open_tracker, session.way) if executor == "processes" else None,
             name=name,
+            reap_seconds=reap_seconds,
             drain_seconds=drain_seconds,
             prune_older_than=prune_older_than,
         )
@@ -84,26 +89,31 @@ def _load(path: str) -> Mapping[str, Any]:
     if not module or not attribute:
         raise typer.BadParameter(f"{path!r} is not of the form MODULE:HANDLERS, such as my_handlers:HANDLERS.")
     _find_modules_here(Path.cwd())
-    try:
-        found = pkgutil.resolve_name(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            # A module that the user's one needs.
-            raise typer.BadParameter(f"{module} cannot be imported: {error}. Install what it needs.") from error
-        raise typer.BadParameter(
-            f"there is no module {error.name}; it is looked for in the working directory and on the Python path."
-        ) from error
-    except (ValueError, AttributeError) as error:
-        raise typer.BadParameter(f"{path!r} leads to nothing: {error}.") from error
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{last.filename}, line {last.lineno}"
-        raise typer.BadParameter(f"{module} cannot be imported: {type(error).__name__}: {error} ({where}).") from error
+    found: Any = _imported(module)
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise typer.BadParameter(f"there is no {attribute} in {module}: name the mapping of its handlers.")
+        found = getattr(found, name)
     if not isinstance(found, Mapping):
         raise typer.BadParameter(
             f'{path} is a {type(found).__name__}, not a mapping such as {{"text_extraction": extract}}.'
         )
     return found
+
+
+def _imported(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise typer.BadParameter(
+                f"there is no module {error.name}; it is looked for in the working directory and on the Python path."
+            ) from error
+        raise typer.BadParameter(f"{module} needs what is not there: {error}. Install it.") from error
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{last.filename}, line {last.lineno}"
+        raise typer.BadParameter(f"{module} cannot be imported: {type(error).__name__}: {error} ({where}).") from error
 
 
 def _find_modules_here(folder: Path) -> None:

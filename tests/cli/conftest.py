@@ -21,6 +21,9 @@ from processors_v2.cli import main
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
 
+# The modules beside the tests are no package: pytest imports tests by their paths.
+sys.path.insert(0, str(Path(__file__).parent))
+
 Run = Callable[..., "Result"]
 
 
@@ -61,6 +64,18 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
             os.environ.update(before)
         out, err = capfd.readouterr()
         return Result(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in this process, and return what it shows on a terminal of some columns."""
+
+    def call(columns: int, *arguments: object) -> Result:
+        for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(columns)}.items():
+            monkeypatch.setenv(name, value)
+        return run(*arguments)
 
     return call
 
