@@ -98,5 +98,9 @@ def _run(function: Function, output: Output, options: dict[str, Any], values: di
     except StageTrackerError as error:
         output.error(error.message, error.hint)
         return code_of(error)
+    except typer.BadParameter as error:
+        # Typer would put it into a box, whose lines break in the middle of what is to be typed.
+        output.error(f"{error.param_hint}: {error.message}" if error.param_hint else error.message)
+        return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED

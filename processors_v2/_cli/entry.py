@@ -1,5 +1,6 @@
 """Where the command begins, also where the extra ``cli`` is not installed."""
 
+import io
 import sys
 
 _EXTRA = {"typer", "rich", "tomlkit"}
@@ -14,9 +15,14 @@ def main() -> int:
     try:
         from processors_v2._cli.app import app  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
+        name = (error.name or "").partition(".")[0]
+        if name not in _EXTRA:
             raise
-        sys.stderr.write(f"stage-tracker needs {error.name}: pip install 'stage-tracker[cli]'\n")
+        sys.stderr.write(f"stage-tracker needs {name}: pip install 'stage-tracker[cli]'\n")
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A sign that the terminal cannot show is no reason to end.
+            stream.reconfigure(errors="replace")
     app(prog_name="stage-tracker")
     return 0

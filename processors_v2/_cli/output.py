@@ -38,7 +38,8 @@ class Output:
             shown: The same for people; text is taken as it is, without markup.
         """
         if self.as_json:
-            sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2, default=str) + "\n")
+            is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+            sys.stdout.write(json.dumps(data, ensure_ascii=not is_unicode, indent=2) + "\n")
             return
         for one in shown:
             self.show(one)
@@ -75,12 +76,12 @@ class Output:
         if yes:
             return True
         if not (sys.stdin.isatty() and self.errors.is_terminal):
-            raise typer.BadParameter(f"{question} There is no terminal to ask on: pass --yes.")
+            raise typer.BadParameter(f"{question} There is no terminal to ask on: pass --yes")
         return typer.confirm(question, err=True)
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
     return console
@@ -96,4 +97,4 @@ def _print(console: Console, one: RenderableType) -> None:
     with console.capture() as captured:
         console.print(one)
     for line in captured.get().splitlines():
-        console.print(line.rstrip(), markup=False, soft_wrap=True)
+        console.print(line.rstrip(), soft_wrap=True)

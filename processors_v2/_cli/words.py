@@ -33,17 +33,38 @@ def _two(amount: int, large: int, large_name: str, small: int, small_name: str) 
     return f"{amount // large:,} {large_name}" + (f" {rest} {small_name}" if rest else "")
 
 
+def tick(seconds: float) -> str:
+    """Say a place on a time axis: 0, 0.5 s, 2 s, 10 min."""
+    if not seconds:
+        return "0"
+    return f"{seconds:g} s" if seconds < _MINUTE else duration(seconds)
+
+
+def short(seconds: float | None) -> str:
+    """Say an estimate in one unit: 0.4 s, 12 s, 7.4 min, 1.8 h, 2.1 d; nothing for None."""
+    return "" if seconds is None else " ".join(_in_one(seconds))
+
+
+def _in_one(seconds: float) -> tuple[str, str]:
+    units = (("s", 1, _MINUTE), ("min", _MINUTE, _HOUR), ("h", _HOUR, _DAY), ("d", _DAY, math.inf))
+    name, size = next((name, size) for name, size, end in units if seconds < end)
+    amount = max(seconds, 0) / size
+    return (f"{amount:.1f}" if amount < 10 else f"{amount:,.0f}"), name  # noqa: PLR2004 - tenths say something below it
+
+
 def span(low: float | None, high: float | None) -> str:
-    """Say an estimate: 3 min to 5 min; nothing where it is unknown."""
+    """Say a range: 3.1 to 5.4 min, or 50 s to 1.2 h; nothing where it is unknown."""
     if low is None or high is None:
         return ""
-    one, other = duration(low), duration(high)
-    return one if one == other else f"{one} to {other}"
+    (one, unit), (other, other_unit) = _in_one(low), _in_one(high)
+    if unit != other_unit:
+        return f"{one} {unit} to {other} {other_unit}"
+    return f"{one} {unit}" if one == other else f"{one} to {other} {unit}"
 
 
-def number(value: float | None, digits: int = 0) -> str:
-    """Say a number: 12,345 or 4.2; nothing for None."""
-    return "" if value is None else f"{value:,.{digits}f}"
+def number(value: float) -> str:
+    """Say a number: 12,345, or 4.2 where it is small and not whole."""
+    return f"{value:,.1f}" if value < 10 and value != int(value) else f"{value:,.0f}"  # noqa: PLR2004 - as above
 
 
 def percent(value: float) -> str:
@@ -87,3 +108,8 @@ def since(text: str) -> dt.datetime:
     if at.tzinfo is None:
         raise typer.BadParameter(f"{text!r} has no time zone: write {at.isoformat()}Z for UTC, or an age such as 2h.")
     return at
+
+
+def ago(length: dt.timedelta) -> str:
+    """Say the time so long before now: 2026-10-04 08:00 UTC."""
+    return f"{dt.datetime.now(dt.UTC) - length:%Y-%m-%d %H:%M} UTC"

@@ -1,6 +1,8 @@
 """The command in this process, an environment without variables of others, and a gateway before PostgREST."""
 
+import json
 import os
+import re
 import sys
 import threading
 import uuid
@@ -17,6 +19,10 @@ import pytest
 from processors_v2._local.project import migrations_folder
 from processors_v2.cli import main
 from processors_v2.local import LocalSupabase
+from processors_v2.stage_tracker import StageTracker
+
+# The modules beside the tests are no package: pytest imports tests by their paths.
+sys.path.insert(0, str(Path(__file__).parent))
 
 Run = Callable[..., "Result"]
 
@@ -62,6 +68,18 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     return call
 
 
+@pytest.fixture
+def seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in this process, and return what it shows on a terminal of some columns."""
+
+    def call(columns: int, *arguments: object) -> Result:
+        for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(columns)}.items():
+            monkeypatch.setenv(name, value)
+        return run(*arguments)
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def template(local: LocalSupabase) -> str:
     """Name of a database with the migrations and no documents, which nobody is connected to."""
@@ -71,9 +89,9 @@ def template(local: LocalSupabase) -> str:
     return name
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def database(local: LocalSupabase, template: str) -> Iterator[str]:
-    """URL of a database of this test's own, without documents."""
+    """URL of a database of this module's own, without documents at first."""
     name = f"cli_{uuid.uuid4().hex}"
     local.create_database(name, template)
     yield local.url_of(name)
@@ -82,7 +100,7 @@ def database(local: LocalSupabase, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def direct(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same, as SUPABASE_DB_URL."""
+    """The same, as SUPABASE_DB_URL of this test."""
     monkeypatch.setenv("SUPABASE_DB_URL", database)
     return database
 
@@ -103,6 +121,11 @@ class Database:
         """Insert a document and return its id."""
         return str(self.one("insert into krai_core.documents (filename) values (%s) returning id", filename))
 
+    def call(self, function: str, *arguments: object) -> Any:
+        """Call a function of krai_core and return its answer."""
+        holes = ", ".join(["%s"] * len(arguments))
+        return self.one(f"select krai_core.{function}({holes})", *arguments)
+
     def stage(self, document: str, stage: str) -> dict[str, Any]:
         """Return the stored object of a stage."""
         stored: dict[str, Any] = self.one(
@@ -111,11 +134,48 @@ class Database:
         return stored
 
 
-@pytest.fixture
-def db(direct: str) -> Iterator[Database]:
-    """The database of this test."""
-    with psycopg.connect(direct, autocommit=True) as connection:
+@pytest.fixture(scope="module")
+def db(database: str) -> Iterator[Database]:
+    """The database of this module."""
+    with psycopg.connect(database, autocommit=True) as connection:
         yield Database(connection)
+
+
+@pytest.fixture(scope="module")
+def tracker(database: str) -> Iterator[StageTracker]:
+    """A tracker of that database."""
+    with StageTracker.from_postgres(database) as made:
+        yield made
+
+
+MEASURED = re.compile(r"seconds|duration$|_at$|per_hour|^(avg_|oldest_|hours|timestamp|utilisation|since$|p50$|p90$)")
+
+
+def normal(value: Any, names: dict[str, str] | None = None, key: str = "") -> Any:
+    """Return an answer without what differs from run to run: ids by their order, measured values by their kind."""
+    names = {} if names is None else names
+    if isinstance(value, dict):
+        return {one: normal(inner, names, one) for one, inner in value.items()}
+    if isinstance(value, list):
+        return [normal(one, names, key) for one in value]
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value):
+        return names.setdefault(value, f"<id {len(names) + 1}>")
+    if key in {"today", "one_more", "one_fewer"}:
+        return "<number or null>"
+    if value is not None and MEASURED.search(key):
+        return f"<{'time' if isinstance(value, str) else 'number'}>"
+    return value
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str, str], None]:
+    """Compare what a command printed with a file of this folder."""
+
+    def compare(name: str, printed: str) -> None:
+        file = Path(__file__).parent / "golden" / f"{name}.json"
+        assert normal(json.loads(printed)) == json.loads(file.read_text(encoding="utf-8"))
+
+    return compare
 
 
 class _Gateway(BaseHTTPRequestHandler):
