@@ -42,7 +42,7 @@ def init(
 ) -> int:
     """Copy the migrations into your Supabase project, ready for `supabase db push`.
 
-    They get times of their own, later than all that is there. In supabase/config.toml the API gets the schema krai_core.
+    They get times of their own, later than all that is there. In supabase/config.toml krai_core is added to the API.
 
     A migration that is there is never changed. Run again, it adds what is new.
     """
