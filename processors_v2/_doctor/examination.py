@@ -127,6 +127,6 @@ def _with_direct(findings: list[Finding], direct: list[Finding]) -> list[Finding
         return [*findings, *direct]
     known = {one.check for one in findings if one.check != "migrations"}
     return [
-        *(stale(one.message) if one.check == "migrations" else one for one in findings),
+        *(stale() if one.check == "migrations" else one for one in findings),
         *(one for one in direct if one.check not in known),
     ]

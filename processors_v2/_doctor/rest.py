@@ -58,7 +58,7 @@ class Gateway:
             case SchemaNotExposed():
                 found = problem_of("schema", error)
             case MigrationMissing(code="PGRST202") if self._is_in_catalog("get_installation"):
-                found = stale(error.message)
+                found = stale()
             case MigrationMissing():
                 found = not_migrated(error)
             case AccessDenied(code="42501"):
@@ -112,10 +112,6 @@ def not_migrated(error: StageTrackerError) -> Finding:
     return problem("migrations", f"not all migrations were applied: {error.message}", error.hint)
 
 
-def stale(said: str) -> Finding:
-    """Return that the function is there, and PostgREST does not know it.
-
-    Args:
-        said: The words of PostgREST.
-    """
-    return problem("cache", f"the schema cache of PostgREST is stale: {said}, but the database has it", _RELOAD)
+def stale() -> Finding:
+    """Return that functions are there, and PostgREST does not know them."""
+    return problem("cache", "the schema cache of PostgREST is stale: the database has functions that it lacks", _RELOAD)

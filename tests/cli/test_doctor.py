@@ -17,6 +17,7 @@ import supabase
 
 from processors_v2 import _versions
 from processors_v2._doctor import examination
+from processors_v2._doctor.rest import Gateway
 from processors_v2._local.database import url_to_database
 from processors_v2._local.process import free_port
 from processors_v2.doctor import Finding, examine, is_green
@@ -194,7 +195,7 @@ def test_an_older_database_that_cannot_tell(stack: LocalSupabase, sql: Callable[
     assert "version 0.0" in finding.message
 
 
-def test_a_stale_schema_cache(stack: LocalSupabase, sql: Callable[..., Any]) -> None:
+def test_a_stale_schema_cache(stack: LocalSupabase, sql: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that the database has and PostgREST does not know is no missing migration; the remedy reloads it."""
     definition = sql(OWNER_SEES)
     sql("drop function krai_core.get_installation()")
@@ -206,11 +207,16 @@ def test_a_stale_schema_cache(stack: LocalSupabase, sql: Callable[..., Any]) -> 
         "grant execute on function krai_core.get_installation() to service_role",
     )
     finding = found(stack.client(), "cache")
+    # A PostgREST that describes no API leaves it open, until Postgres itself is asked.
+    monkeypatch.setattr(Gateway, "_is_in_catalog", lambda *_: False)
+    left_open = found(stack.client(), "migrations")
     told_by_postgres = found(stack.client(), "cache", database_url=stack.database_url)
+    monkeypatch.undo()
     sql(told_to_run(finding))
     stack.reload_schema()
     assert "supabase db push" in str(missing.remedy)
-    assert "but the database has it" in finding.message
+    assert "the database has functions that it lacks" in finding.message
+    assert "notify pgrst" in str(left_open.remedy)
     assert told_by_postgres == finding
     assert_green(stack)
 

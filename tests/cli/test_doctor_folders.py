@@ -65,7 +65,8 @@ def test_a_folder_that_lives_beside_ours(theirs: Path, look: Look, init: str | N
 
 
 @pytest.mark.parametrize(
-    "init", ["", "from .upload_processor import run\n", "def broken(:\n", "# __path__ = extend_path\n"]
+    "init",
+    ["", "VERSION = '2'\n", "from .upload_processor import run\n", "def broken(:\n", "# __path__ = extend_path\n"],
 )
 def test_a_folder_that_hides_ours(theirs: Path, look: Look, init: str) -> None:
     """An __init__.py without the line hides this package: it is named, and so is the line that helps."""
@@ -84,6 +85,11 @@ def test_the_line_that_is_told_helps(theirs: Path, look: Look) -> None:
     (theirs / "__init__.py").write_text(str(finding.remedy).rpartition(": ")[2])
     assert [one.level for one in look()] == ["ok"]
     assert imports(theirs)
+
+
+def test_the_docs_tell_the_same_line() -> None:
+    """README and docs/install.md have the line as the doctor tells it."""
+    assert all(LINE in (PACKAGE.parent / page).read_text() for page in ("README.md", "docs/install.md"))
 
 
 @pytest.mark.parametrize("init", [None, LINE])

@@ -72,9 +72,12 @@ def test_one_message_makes_what_the_migrations_make(local: LocalSupabase, bare: 
     """Over an earlier tracker, catalog and documents are those that psql leaves; sent again, it changes nothing."""
     for name in ("field.sql", "v1.sql", "v1_rows.sql"):
         bare.execute((SQL / name).read_bytes())
+    notices: list[str] = []
+    bare.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
     for _ in range(2):
         assert send(bare, text) == f"stage tracker {_versions.SCHEMA}".encode()
         by_message = (catalog(bare), contents(bare), bare.execute("show statement_timeout").fetchall())
+    assert [notice for notice in notices if "transaction" in notice] == []
     local.apply_to(bare.info.dbname, migrations_folder())
     assert (catalog(bare), contents(bare), bare.execute("show statement_timeout").fetchall()) == by_message
 

@@ -8,6 +8,7 @@ import pytest
 from rights import MATRIX
 
 from processors_v2 import _versions
+from processors_v2.local import LocalSupabase
 
 RELATIONS = {"s": "select", "i": "insert", "u": "update", "d": "delete"}
 # Of your own table no more is needed than to read it and to write stage_status; of the others, all that is granted.
@@ -99,6 +100,17 @@ def test_a_right_on_a_column_is_missed_by_itself(told: Any) -> None:
 def test_what_is_gone_or_switched_off_is_named(told: Any, statement: str, missing: str) -> None:
     """A function, a view or an index that is gone, and a trigger that is disabled, are named."""
     assert told(statement)["missing_objects"] == [missing]
+
+
+def test_an_index_that_was_not_built_to_its_end_is_named(connect: Callable[..., Any], local: LocalSupabase) -> None:
+    """What an interrupted build leaves behind is no index."""
+    admin = connect(None, local.admin_url)
+    admin.run("begin")
+    admin.run(
+        "update pg_index set indisvalid = false where indexrelid = 'krai_core.idx_documents_stage_status'::regclass"
+    )
+    assert admin.call("get_installation")["missing_objects"] == ["index idx_documents_stage_status"]
+    admin.run("rollback")
 
 
 def test_every_trigger_on_documents_is_looked_for(told: Any, owner: Any) -> None:
