@@ -19,7 +19,10 @@ class StageTrackerError(Exception):
         code: SQLSTATE (``PT409``, ``22023``, ...), PostgREST code (``PGRST106``) or None.
         error: Machine word of the SQL functions (``lease_lost``, ``unknown_stage``, ...) or None.
         details: Further values of the error, such as ``document_id``, ``stage`` and ``status``.
+        http_status: Status of PostgREST's answer, or None where it did not come as one.
     """
+
+    http_status: int | None = None
 
     def __init__(
         self,
@@ -120,8 +123,8 @@ _BY_WORD: Mapping[str, type[StageTrackerError]] = MappingProxyType(
         "invalid_lease": InvalidArgument,
         "invalid_runs": InvalidArgument,
         "claim_in_progress": StageConflict,
-        "invalid_limit": InvalidArgument,
         "invalid_documents": InvalidArgument,
+        "invalid_limit": InvalidArgument,
         "invalid_outcomes": InvalidArgument,
         "invalid_cursor": InvalidArgument,
         "invalid_stage": InvalidArgument,
@@ -164,7 +167,12 @@ def from_answer(status: int, body: object) -> StageTrackerError:
         status: HTTP status.
         body: The decoded JSON body, or the text where it is no JSON.
     """
-    answer = body if isinstance(body, dict) else {}
+    error = _from_body(status, body if isinstance(body, dict) else {})
+    error.http_status = status
+    return error
+
+
+def _from_body(status: int, answer: Mapping[str, Any]) -> StageTrackerError:
     code = str(answer.get("code") or status)
     message = str(answer.get("message") or f"PostgREST answered HTTP {status}").rstrip(".")
     hint = answer.get("hint")

@@ -9,30 +9,60 @@ import dotenv
 
 from processors_v2._errors import ConfigurationError
 
-_KEYS = ("SUPABASE_SECRET_KEYS", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
+_SECRET_KEYS = ("SUPABASE_SECRET_KEYS", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
+_PUBLISHABLE_KEYS = ("SUPABASE_PUBLISHABLE_KEYS", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY")
 _WHERE = "Project Settings > API Keys shows it; locally `supabase status` does"
 
 
 def project_from_env() -> tuple[str, str]:
-    """Return URL and key: environment first, then a file .env in the working directory or above it.
+    """Return URL and secret key: environment first, then a file .env in the working directory or above it.
 
     Raises:
         ConfigurationError: One is missing or cannot be used; the message names the variable, never its value.
     """
+    values = _environment()
+    url, (name, key) = _url(values), _key(values, _SECRET_KEYS, "secret")
+    refuse_public_key(key, name)
+    return url, key
+
+
+def publishable_project_from_env() -> tuple[str, str]:
+    """Return URL and publishable (or anon) key, as project_from_env does.
+
+    Raises:
+        ConfigurationError: One is missing or cannot be used; the message names the variable, never its value.
+    """
+    values = _environment()
+    url, (name, key) = _url(values), _key(values, _PUBLISHABLE_KEYS, "publishable (or anon)")
+    if key.startswith("sb_secret_") or _role(key) == "service_role":
+        raise ConfigurationError(
+            f"{name} is a secret key, and callers without a token would have all rights",
+            hint=f"Set the publishable (or anon) key. {_WHERE}",
+        )
+    return url, key
+
+
+def _environment() -> dict[str, str | None]:
     file = dotenv.find_dotenv(usecwd=True)
-    values = {**(dotenv.dotenv_values(file) if file else {}), **os.environ}
+    return {**(dotenv.dotenv_values(file) if file else {}), **os.environ}
+
+
+def _url(values: Mapping[str, str | None]) -> str:
     url = (values.get("SUPABASE_URL") or "").strip()
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(
             "SUPABASE_URL is missing or not an http(s) URL",
             hint="Set it to the URL of the project, such as https://<ref>.supabase.co",
         )
-    name = next((name for name in _KEYS if (values.get(name) or "").strip()), None)
+    return url
+
+
+def _key(values: Mapping[str, str | None], names: tuple[str, ...], kind: str) -> tuple[str, str]:
+    name = next((name for name in names if (values.get(name) or "").strip()), None)
     if name is None:
-        raise ConfigurationError(f"no key: none of {', '.join(_KEYS)} is set", hint=f"Set the secret key. {_WHERE}")
-    key = _from_dictionary(values) if name == "SUPABASE_SECRET_KEYS" else str(values[name]).strip()
-    refuse_public_key(key, name)
-    return url, key
+        raise ConfigurationError(f"no key: none of {', '.join(names)} is set", hint=f"Set the {kind} key. {_WHERE}")
+    value = str(values[name]).strip()
+    return name, _from_dictionary(value, name) if name.endswith("_KEYS") else value
 
 
 def refuse_public_key(key: str, name: str) -> None:
@@ -51,16 +81,16 @@ def refuse_public_key(key: str, name: str) -> None:
         )
 
 
-def _from_dictionary(values: Mapping[str, str | None]) -> str:
+def _from_dictionary(text: str, name: str) -> str:
     try:
-        keys = json.loads(values["SUPABASE_SECRET_KEYS"] or "")
+        keys = json.loads(text)
     except ValueError:
         keys = None
     key = keys.get("default") if isinstance(keys, dict) else None
     if not isinstance(key, str) or not key:
+        kind = name.removeprefix("SUPABASE_").removesuffix("_KEYS").lower()
         raise ConfigurationError(
-            'SUPABASE_SECRET_KEYS is not a JSON object with an entry "default"',
-            hint='Its form is {"default": "sb_secret_..."}',
+            f'{name} is not a JSON object with an entry "default"', hint=f'Its form is {{"default": "sb_{kind}_..."}}'
         )
     return key
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from enum import Enum
 from typing import ClassVar, cast
 
-from processors_v2 import _calls, _monitoring_calls, _times
+from processors_v2 import _calls, _display, _monitoring_calls, _times
 from processors_v2._async import pages
 from processors_v2._async.transports import AsyncTransport
 from processors_v2._models import StageCounts, StageState
@@ -32,7 +32,8 @@ class AsyncMonitoring:
 
     async def get_statistics(self) -> dict[str, StageCounts]:
         """Return counts by state, durations and waits (seconds), throughput and so on of every stage, in order."""
-        return await self._transport.send(_monitoring_calls.get_statistics(self.STAGES))
+        call = _monitoring_calls.get_statistics(self.STAGES)
+        return _display.shown(_display.StatisticsTable, await self._transport.send(call))
 
     async def list_documents(
         self,
@@ -81,7 +82,8 @@ class AsyncMonitoring:
             The kinds, and whether they are of all failures: the newest 10,000 are looked at.
         """
         stage = None if stage_name is None else _calls.stage_name(stage_name)
-        return cast("Failures", await self._transport.send(_monitoring_calls.get_failures(stage, since, limit)))
+        found = await self._transport.send(_monitoring_calls.get_failures(stage, since, limit))
+        return cast("Failures", _display.shown(_display.FailureTable, found))
 
     async def get_stuck_stages(self, limit: int = 100, *, starved_after_seconds: float = 60) -> StuckStages:
         """Return what does not go on: stalled (lease over), slow (alive, but long at work), starved (nobody comes).
@@ -103,7 +105,7 @@ class AsyncMonitoring:
     async def get_running_stages(self) -> list[RunningStage]:
         """Return every stage that is being worked on, with what is left of it, in the order in which they began."""
         found = await pages.rows(self._transport, _monitoring_calls.get_running_stages)
-        return cast("list[RunningStage]", found)
+        return cast("list[RunningStage]", _display.shown(_display.RunningTable, found))
 
     async def get_stage_flow(
         self, stage_name: str | Enum | None = None, since: dt.datetime | None = None
@@ -120,12 +122,12 @@ class AsyncMonitoring:
         """
         stage, begin = None if stage_name is None else _calls.stage_name(stage_name), _times.time_of(since)
         found = await pages.rows(self._transport, lambda after: _monitoring_calls.get_stage_flow(stage, begin, after))
-        return cast("list[StageFlow]", found)
+        return cast("list[StageFlow]", _display.shown(_display.FlowTable, found))
 
     async def get_timeline(self, document_id: str | uuid.UUID) -> Timeline:
         """Return all runs of a document in the order in which they were opened."""
         call = _monitoring_calls.get_document_timeline(_calls.document_id(document_id))
-        return cast("Timeline", await self._transport.send(call))
+        return cast("Timeline", _display.shown(_display.TimelineTable, await self._transport.send(call)))
 
     async def get_weighted_progress(self, document_id: str | uuid.UUID) -> float:
         """Return how far a document is in percent: stages by their weight, those that run or failed in part."""
@@ -145,4 +147,5 @@ class AsyncMonitoring:
         Returns:
             The stages in pipeline order.
         """
-        return cast("Forecast", await self._transport.send(_monitoring_calls.get_forecast(hours, self.STAGES)))
+        found = await self._transport.send(_monitoring_calls.get_forecast(hours, self.STAGES))
+        return cast("Forecast", _display.shown(_display.ForecastTable, found))

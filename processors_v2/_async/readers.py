@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from enum import Enum
 from typing import Any, ClassVar, cast
 
-from processors_v2 import _calls, _operator_calls
+from processors_v2 import _calls, _display, _operator_calls
 from processors_v2._async import pages
 from processors_v2._async.transports import AsyncTransport
 from processors_v2._models import DocumentStatus, Stage, StageExplanation, StageStatus
@@ -33,11 +33,13 @@ class AsyncReaders:
 
     async def get_stage_status(self, document_id: str | uuid.UUID) -> dict[str, StageStatus]:
         """Return every stage of a document by name: status, times, progress (percent), error, metadata."""
-        return await self._transport.send(_calls.get_stage_status(_calls.document_id(document_id), self.STAGES))
+        call = _calls.get_stage_status(_calls.document_id(document_id), self.STAGES)
+        return _display.shown(_display.StageTable, await self._transport.send(call))
 
     async def get_document_status(self, document_id: str | uuid.UUID) -> DocumentStatus:
         """Return everything about one document: status, current stage, progress, times, error, stage_status."""
-        return await self._transport.send(_calls.get_document_status(_calls.document_id(document_id), self.STAGES))
+        call = _calls.get_document_status(_calls.document_id(document_id), self.STAGES)
+        return _display.shown(_display.DocumentTable, await self._transport.send(call))
 
     async def list_stages(self) -> list[Stage]:
         """Return the pipeline as the database has it, in order."""

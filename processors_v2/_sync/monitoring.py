@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import ClassVar, cast
 
-from processors_v2 import _calls, _monitoring_calls, _times
+from processors_v2 import _calls, _display, _monitoring_calls, _times
 from processors_v2._models import StageCounts, StageState
 from processors_v2._monitoring_models import (
     DocumentEta,
@@ -33,7 +33,8 @@ class Monitoring:
 
     def get_statistics(self) -> dict[str, StageCounts]:
         """Return counts by state, durations and waits (seconds), throughput and so on of every stage, in order."""
-        return self._transport.send(_monitoring_calls.get_statistics(self.STAGES))
+        call = _monitoring_calls.get_statistics(self.STAGES)
+        return _display.shown(_display.StatisticsTable, self._transport.send(call))
 
     def list_documents(
         self,
@@ -82,7 +83,8 @@ class Monitoring:
             The kinds, and whether they are of all failures: the newest 10,000 are looked at.
         """
         stage = None if stage_name is None else _calls.stage_name(stage_name)
-        return cast("Failures", self._transport.send(_monitoring_calls.get_failures(stage, since, limit)))
+        found = self._transport.send(_monitoring_calls.get_failures(stage, since, limit))
+        return cast("Failures", _display.shown(_display.FailureTable, found))
 
     def get_stuck_stages(self, limit: int = 100, *, starved_after_seconds: float = 60) -> StuckStages:
         """Return what does not go on: stalled (lease over), slow (alive, but long at work), starved (nobody comes).
@@ -104,7 +106,7 @@ class Monitoring:
     def get_running_stages(self) -> list[RunningStage]:
         """Return every stage that is being worked on, with what is left of it, in the order in which they began."""
         found = pages.rows(self._transport, _monitoring_calls.get_running_stages)
-        return cast("list[RunningStage]", found)
+        return cast("list[RunningStage]", _display.shown(_display.RunningTable, found))
 
     def get_stage_flow(self, stage_name: str | Enum | None = None, since: dt.datetime | None = None) -> list[StageFlow]:
         """Return what came, began and ended hour by hour, the oldest hour first.
@@ -119,12 +121,12 @@ class Monitoring:
         """
         stage, begin = None if stage_name is None else _calls.stage_name(stage_name), _times.time_of(since)
         found = pages.rows(self._transport, lambda after: _monitoring_calls.get_stage_flow(stage, begin, after))
-        return cast("list[StageFlow]", found)
+        return cast("list[StageFlow]", _display.shown(_display.FlowTable, found))
 
     def get_timeline(self, document_id: str | uuid.UUID) -> Timeline:
         """Return all runs of a document in the order in which they were opened."""
         call = _monitoring_calls.get_document_timeline(_calls.document_id(document_id))
-        return cast("Timeline", self._transport.send(call))
+        return cast("Timeline", _display.shown(_display.TimelineTable, self._transport.send(call)))
 
     def get_weighted_progress(self, document_id: str | uuid.UUID) -> float:
         """Return how far a document is in percent: stages by their weight, those that run or failed in part."""
@@ -144,4 +146,5 @@ class Monitoring:
         Returns:
             The stages in pipeline order.
         """
-        return cast("Forecast", self._transport.send(_monitoring_calls.get_forecast(hours, self.STAGES)))
+        found = self._transport.send(_monitoring_calls.get_forecast(hours, self.STAGES))
+        return cast("Forecast", _display.shown(_display.ForecastTable, found))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, ClassVar, cast
 
-from processors_v2 import _calls, _operator_calls
+from processors_v2 import _calls, _display, _operator_calls
 from processors_v2._models import DocumentStatus, Stage, StageExplanation, StageStatus
 from processors_v2._sync import pages
 from processors_v2._sync.transports import Transport
@@ -34,11 +34,13 @@ class Readers:
 
     def get_stage_status(self, document_id: str | uuid.UUID) -> dict[str, StageStatus]:
         """Return every stage of a document by name: status, times, progress (percent), error, metadata."""
-        return self._transport.send(_calls.get_stage_status(_calls.document_id(document_id), self.STAGES))
+        call = _calls.get_stage_status(_calls.document_id(document_id), self.STAGES)
+        return _display.shown(_display.StageTable, self._transport.send(call))
 
     def get_document_status(self, document_id: str | uuid.UUID) -> DocumentStatus:
         """Return everything about one document: status, current stage, progress, times, error, stage_status."""
-        return self._transport.send(_calls.get_document_status(_calls.document_id(document_id), self.STAGES))
+        call = _calls.get_document_status(_calls.document_id(document_id), self.STAGES)
+        return _display.shown(_display.DocumentTable, self._transport.send(call))
 
     def list_stages(self) -> list[Stage]:
         """Return the pipeline as the database has it, in order."""

@@ -26,16 +26,18 @@ create or replace view krai_core._ready_stages with (security_invoker = true) as
 select
     d.id as document_id,
     s.name as stage_name,
-    d.stage_status -> s.name ->> 'status' is not distinct from 'failed' as is_failed
+    w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed
 from krai_core.documents d
+-- Unpacked once, and not for each stage and each that it requires.
+cross join lateral (select d.stage_status || '{}' as whole offset 0) w
 cross join krai_core.stages s
 where s.enabled
-  and coalesce(d.stage_status -> s.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
-  and d.stage_status -> s.name is distinct from '"completed"'
+  and coalesce(w.whole -> s.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
+  and w.whole -> s.name is distinct from '"completed"'
   and not exists (
       select from unnest(s.waits_for) as required (name)
-      where coalesce(d.stage_status -> required.name ->> 'status', '') not in ('completed', 'skipped')
-        and d.stage_status -> required.name is distinct from '"completed"');
+      where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
+        and w.whole -> required.name is distinct from '"completed"');
 comment on view krai_core._ready_stages is
 'Stages that may run by what stage_status says: enabled, pending or failed, everything required finished. A failed one is ready only with a retry to come, which stage_runs knows.';
 comment on column krai_core._ready_stages.document_id is 'The document.';

@@ -110,8 +110,10 @@ begin
             from krai_core.stage_runs r
             join krai_core.documents d on d.id = any (array[r.document_id])
             where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = v_level and r.available_at <= v_now
-              and coalesce(d.stage_status -> p_stage.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
-              and d.stage_status -> p_stage.name is distinct from '"completed"'
+              -- In the usual case it is unpacked once for this.
+              and case when d.stage_status -> p_stage.name ->> 'status' in ('pending', 'failed') then true
+                  else coalesce(d.stage_status -> p_stage.name ->> 'status', '') not in ('processing', 'completed', 'skipped')
+                      and d.stage_status -> p_stage.name is distinct from '"completed"' end
               -- While the pipeline is being changed, the queue may be behind the truth.
               and not exists (
                   select from unnest(p_stage.waits_for) as required (name)
@@ -136,7 +138,9 @@ begin
         ),
         written as (
             update krai_core.documents d
-            set stage_status = case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status else krai_core._repaired(d.stage_status) end
+            -- Only an object has a stage by its name.
+            set stage_status = case when o.stage is not null or jsonb_typeof(d.stage_status) = 'object' then d.stage_status
+                    else krai_core._repaired(d.stage_status) end
                 || jsonb_build_object(p_stage.name, case
                     when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
                     else krai_core._started_stage(krai_core._repaired_stage(o.stage), v_now) end)

@@ -54,7 +54,7 @@ begin
     with asked as materialized (
         select a.n, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress, coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
             case when a.outcome = 'failed' and a.retry then krai_core._retry_at(a.stage_name, r.attempt, v_now) end as retry_at,
-            r.id as run_id, r.started_at, r.lease_seconds, d.stage_status -> a.stage_name as stage, count(*) over (partition by r.id) as times
+            r.id as run_id, r.started_at, r.lease_seconds, d.stage, count(*) over (partition by r.id) as times
         from rows from (jsonb_to_recordset(p_outcomes) as (
             document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
             progress numeric)) with ordinality
@@ -63,13 +63,13 @@ begin
         cross join lateral (
             select * from krai_core.stage_runs h where h.document_id = a.document_id and h.stage_name = a.stage_name
               and h.status in ('ready', 'running') and (h.claim_id = a.claim_id) is true offset 0) r
-        cross join lateral (select * from krai_core.documents d where d.id = a.document_id offset 0) d
-        where jsonb_typeof(d.stage_status) = 'object'
-          and coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
+        -- Only an object has a stage by its name.
+        cross join lateral (select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.id = a.document_id offset 0) d
+        where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
           and (a.progress between 0 and 100 or a.progress is null)
           -- Where it falls back, the run notes how far it had come.
-          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage_status -> a.stage_name -> 'progress') is not false
-          and d.stage_status -> a.stage_name @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
+          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
+          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
               && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
     ),
     usual as materialized (

@@ -95,10 +95,9 @@ select
     d.stage_status,
     o.document_status%s
 from krai_core.documents d
--- Unpacked once: a stored value that is large is compressed, and would be unpacked for each of its stages.
-cross join lateral (
-    select case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status || '{}' else d.stage_status end as whole offset 0
-) w
+-- Unpacked once: a stored value that is large is compressed, and would be unpacked for each of its stages. (What is no object
+-- becomes an array by this, in which no stage is found either.)
+cross join lateral (select d.stage_status || '{}' as whole offset 0) w
 cross join lateral (
     %s
 ) o$q$, v_stages, v_columns, krai_core._sql_document_state('w.whole'));

@@ -119,11 +119,11 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-    v_ids bigint[] := '{}';
-    v_documents uuid[] := '{}';
-    v_since timestamptz[] := '{}';
+    v_ids bigint[] := array[]::bigint[];
+    v_documents uuid[] := array[]::uuid[];
+    v_since timestamptz[] := array[]::timestamptz[];
     -- What is older than so many of those that were found can be on no page.
-    v_floor timestamptz := '-infinity';
+    v_floor timestamptz := '-infinity'::timestamptz;
     v_found record;
 begin
     for i in 1..cardinality(p_stages) loop
@@ -194,9 +194,7 @@ begin
         join krai_core.stage_runs r on r.id = any (array[asked.id])
         join krai_core.documents d on d.id = any (array[r.document_id])
         -- Unpacked once, as for the view of the documents.
-        cross join lateral (
-            select case when jsonb_typeof(d.stage_status) = 'object' then d.stage_status || '{}' else d.stage_status end as whole offset 0
-        ) w
+        cross join lateral (select d.stage_status || '{}' as whole offset 0) w
         cross join lateral (
             %s
         ) o

@@ -41,10 +41,10 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 declare
-    v_last bigint := substring(p_mark from '^\d+');
+    v_last bigint := substring(p_mark from '^\d+')::bigint;
     v_ready bigint[] := array(select m[1]::bigint from regexp_matches(p_mark, '\.r(\d+)', 'g') m);
     v_running bigint[] := array(select m[1]::bigint from regexp_matches(p_mark, '\.s(\d+)', 'g') m);
-    v_reset bigint := coalesce(substring(p_mark from '@(\d+)$'), '0');
+    v_reset bigint := coalesce(substring(p_mark from '@(\d+)$'), '0')::bigint;
 begin
     return coalesce((
         select jsonb_agg(jsonb_build_object('stage_name', r.stage_name, 'change', e.change, 'at', krai_core._iso(e.at),
@@ -84,7 +84,7 @@ begin
         from jsonb_each(p_documents) k
         where k.key !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
            or k.value <> 'null' and (jsonb_typeof(k.value) <> 'object'
-               or coalesce(k.value ->> 'seen', '') !~ '^\d{1,18}(\.[rs]\d{1,18}){0,1000}(@\d{1,18})?$'
+               or coalesce(k.value ->> 'seen', '') !~ '^\d{1,18}(\.[rs]\d{1,18})*(@\d{1,18})?$'
                or jsonb_typeof(k.value -> 'version') not in ('string', 'null'))
         limit 1;
     end if;

@@ -1,40 +1,19 @@
-"""The README does what it says."""
+"""The README does what it says. Its programs are run by test_code_blocks.py."""
 
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from blocks import ROOT, blocks_of, text_of
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of a language, in their order; "" for those that name none."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return [text for named, text in fenced if named == language]
-
-
-@pytest.mark.parametrize(("number", "first"), [(0, "upload "), (1, "text_extraction "), (2, "44 wait")])
-def test_the_programs_of_the_readme_print_what_it_shows(number: int, first: str) -> None:
-    """Each program runs as it stands, and its output is the block that follows it."""
-    program = blocks("python")[number]
-    shown = next(block for block in blocks("") if block.startswith(first))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    # How long ago it became ready depends on the machine.
-    printed = re.sub(r"since \d+ s;", "since 0 s;", done.stdout)
-    assert [line.rstrip() for line in printed.splitlines()] == [line.rstrip() for line in shown.splitlines()]
+README = text_of("README.md")
 
 
 def test_the_demo_ends_with_what_the_readme_shows() -> None:
     """Every line of the shown end of `./dev demo` is printed, in that order; durations may differ."""
-    shown = next(block for block in blocks("") if block.startswith("document  "))
+    shown = next(block.text for block in blocks_of("README.md") if block.text.startswith("document  "))
     done = subprocess.run(
         [sys.executable, "examples/quickstart.py"],
         cwd=ROOT,
@@ -54,12 +33,6 @@ def test_the_demo_ends_with_what_the_readme_shows() -> None:
 def without_duration(line: str) -> str:
     """Return a line of a table without the seconds at its end."""
     return re.sub(r"\s+\d+\.\d\d$", "", line.rstrip())
-
-
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_every_link_of_the_readme_leads_to_a_file(target: str) -> None:
-    """A link to a file of this project finds it."""
-    assert (ROOT / target).exists()
 
 
 @pytest.mark.parametrize("path", re.findall(r"^([\w./]+/)\s{2,}", README, re.MULTILINE))

@@ -15,7 +15,7 @@ from processors_v2.stage_tracker import StageTracker
 # The modules beside the tests are no package: pytest imports tests by their paths.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from edge_servers import PUBLISHABLE, Gateway, Programs, programs, serve_function  # noqa: E402
+from edge_servers import PUBLISHABLE, Gateway, Programs, programs, serve_function
 
 
 @pytest.fixture(scope="session")

@@ -127,10 +127,10 @@ class Programs:
         server = Server(name, self._folder / f"{name}.log", self._watchdog, signal.SIGTERM)
         inherited = {name: value for name, value in clean_environment().items() if not name.startswith("SUPABASE_")}
         server.start(command(port), env={**inherited, **environment}, cwd=ROOT)
-        self._ends.callback(server.stop, (signal.SIGTERM, 5.0))
+        self._ends.callback(server.stop, (signal.SIGTERM, 1.0))
         url = f"http://127.0.0.1:{port}"
-        up = wait_until(lambda: not server.is_running or answers(url), START_SECONDS)
-        assert up and server.is_running, server.output()
+        wait_until(lambda: not server.is_running or answers(url), START_SECONDS)
+        assert answers(url), server.output()
         return url
 
     def output(self, name: str) -> str:

@@ -139,9 +139,9 @@ def test_what_is_no_answer_to_the_question_is_503(
     )
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json() == {
-        "detail": "the database cannot be asked at the moment",
+        "detail": "the database cannot be asked now",
         "hint": "Try again later",
-        "error": "database_unavailable",
+        "error": "unavailable",
     }
 
 

@@ -1,5 +1,6 @@
 """schedule_maintenance with a real pg_cron, on Debian's Postgres 15, for which alone it is to be had."""
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ DEBIAN = Path("usr/lib/postgresql/15")
 SHARED = Path("usr/share/postgresql/15")
 PACKAGE = "postgresql-15-cron"
 ROOT = Path("/")
+ROLL_BACK = Path(__file__).parents[2] / "docs/rollback.sql"
 SETTINGS = {
     "shared_preload_libraries": "pg_cron",
     "cron.database_name": "postgres",
@@ -191,3 +193,15 @@ def test_pg_cron_prunes(scheduled: LocalSupabase, service: Any) -> None:
     with psycopg.connect(scheduled.database_url) as connection:
         query = "select count(*) from krai_core.stage_runs where document_id = %s and stage_name = 'upload'"
         assert _one(connection, query, document) == 1
+
+
+def test_taking_the_tracker_away_ends_its_jobs(scheduled: LocalSupabase, service: Any) -> None:
+    """docs/rollback.sql unschedules both jobs."""
+    _schedule(service, "'30 days'")
+    script = re.sub(r"^(?:begin|commit);$", "", ROLL_BACK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    with psycopg.connect(scheduled.database_url) as owner:
+        owner.execute(script.encode())
+        assert _one(owner, "select count(*) from cron.job") == 0
+        # The other tests need it.
+        owner.rollback()
+    assert len(_jobs(scheduled)) == 2

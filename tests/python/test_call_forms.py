@@ -136,7 +136,7 @@ def test_the_api_of_old_reads_with_four_calls(tracker: StageTracker, document: s
     progress = tracker.get_progress(document)
     assert (type(progress), progress) == (float, 12.5)
     status = tracker.get_stage_status(document)
-    assert type(status) is dict
+    assert isinstance(status, dict)
     assert set(status) == set(STAGES)
     statistics = tracker.get_statistics()
     assert list(statistics) == STAGES

@@ -1,6 +1,8 @@
 """A stack of its own, emptied before each test, because the examples look at all documents there are."""
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -9,6 +11,9 @@ import supabase
 
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
+
+# The modules beside the tests are no package: pytest imports tests by their paths.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 

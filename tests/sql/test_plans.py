@@ -145,6 +145,12 @@ QUESTIONS = [
     ("get_document_eta('{document}')", "stage_runs_document", 200),
     ("get_weighted_progress('{document}')", "stage_runs_document", 90),
     ("get_document_status('{document}')", "documents_pkey", 30),
+    ("get_document_events(jsonb_build_object('{document}', null))", "stage_runs_document", 40),
+    (
+        "get_document_events(jsonb_build_object('{document}', jsonb_build_object('seen', '0')))",
+        "stage_runs_document",
+        44,
+    ),
     ("explain_stage('{document}', 'storage')", "stage_runs_one_open_run", 60),
     ("get_documents_ready_for('upload')", "stage_runs_ready", 700),
     ("claim_stages('upload', 'w', 10)", "stage_runs_ready", 2000),

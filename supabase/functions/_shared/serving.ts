@@ -19,6 +19,8 @@ const PATIENCE_MS = 10_000;
 
 // The codes of PostgREST that say something about the question, beside its refusals.
 const STATUS_OF_CODE: Record<string, number> = { PT404: 404, "22P02": 422 };
+// What no SQL function of ours raises has no word of its own.
+const WORD_OF_CODE: Record<string, string> = { "22P02": "invalid_document_id" };
 const REFUSED = [401, 403];
 
 const HEADERS_OF_STATUS: Record<number, Record<string, string>> = {
@@ -95,23 +97,20 @@ async function success(body: string, caller: Headers): Promise<Response> {
 }
 
 function refusal(status: number, told: Record<string, string | null>): Response {
-  const known = STATUS_OF_CODE[told.code ?? ""] ?? (REFUSED.includes(status) ? status : null);
+  const { code, message, hint, details } = told;
+  const known = STATUS_OF_CODE[code ?? ""] ?? (REFUSED.includes(status) ? status : null);
   if (known === null) {
     return unavailable(`HTTP ${status} ${JSON.stringify(told)}`);
   }
-  return failure(known, { detail: told.message ?? "", hint: told.hint ?? null, error: wordOf(told.details) });
-}
-
-/** The machine word that our SQL functions put into DETAIL; null for errors of anybody else. */
-function wordOf(details: string | null): string | null {
-  return details?.startsWith("{") ? JSON.parse(details).error ?? null : null;
+  // Our SQL functions put a word into DETAIL, with further values.
+  const error = details?.startsWith("{") ? JSON.parse(details).error : WORD_OF_CODE[code ?? ""];
+  return failure(known, { detail: message ?? "", hint: hint ?? null, error: error ?? null });
 }
 
 function unavailable(reason: unknown): Response {
   // Words about the inside, such as a host or an old schema, are for those who run the project.
   console.error(`HTTP 503: ${reason}`);
-  const detail = "the database cannot be asked at the moment";
-  return failure(503, { detail, hint: "Try again later", error: "database_unavailable" });
+  return failure(503, { detail: "the database cannot be asked now", hint: "Try again later", error: "unavailable" });
 }
 
 function failure(status: number, problem: Problem): Response {

@@ -1,12 +1,16 @@
 """The linters that Supabase shows in its dashboard, and plpgsql_check."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 Fresh = Callable[..., Any]
 
+SECURITY = Path(__file__).parents[3] / "docs/security.md"
+RECIPES = re.findall(r"^```sql\n(alter table .*?)^```$", SECURITY.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 ADVISORS = ("db", "advisors", "--level", "info")
 UNUSED = """
     select i.indexrelid::regclass::text from pg_index i
@@ -77,6 +81,15 @@ def test_what_the_advisors_say_of_the_users_own_does_not_grow(fresh: Fresh, proj
     database = fresh("v1", migrated=True)
     _exercise(database)
     assert _findings(project, database) == _findings(project, fresh("field"))
+
+
+@pytest.mark.parametrize("server", ["16"], indirect=True)
+@pytest.mark.parametrize("recipe", RECIPES, ids=["owner", "tenant"])
+def test_the_recipes_for_policies_are_as_the_advisors_want_them(fresh: Fresh, project: Any, recipe: str) -> None:
+    """After a recipe of docs/security.md they find nothing but that nobody has used its index yet."""
+    database = fresh("empty", migrated=True)
+    database.run(recipe)
+    assert {finding["name"] for finding in project.results(database, *ADVISORS)} <= {"unused_index"}
 
 
 @pytest.mark.parametrize("server", ["16"], indirect=True)

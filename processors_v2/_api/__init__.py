@@ -1,0 +1,1 @@
+"""The HTTP endpoints. People import ``processors_v2.api``."""

@@ -1,0 +1,66 @@
+"""Errors of the tracker as HTTP answers, all in one shape; never a 500."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from processors_v2._api.shapes import Problem
+from processors_v2._errors import (
+    AccessDenied,
+    DatabaseUnavailable,
+    InvalidArgument,
+    StageTrackerError,
+    UnknownDocument,
+)
+
+_logger = logging.getLogger("processors_v2")
+
+_RETRY_AFTER_SECONDS = 2
+
+
+class Route(APIRoute):
+    """A route whose errors are answered in one shape, whatever the application around it does with others."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of FastAPI, and around it what its errors become."""
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except StageTrackerError as error:
+                return answer_of(error)
+
+        return handled
+
+
+def answer_of(error: StageTrackerError) -> Response:
+    """Return what a caller is told about an error."""
+    status = _status_of(error)
+    told = Problem(detail=error.message, hint=error.hint, error=error.error)
+    headers = {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": "Bearer"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        # Words about the inside, such as a host or an old schema, are for those who run the server.
+        _logger.log(logging.WARNING if isinstance(error, DatabaseUnavailable) else logging.ERROR, "HTTP 503: %s", error)
+        told = Problem(detail="the database cannot be asked now", hint="Try again later", error="unavailable")
+        headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+    return JSONResponse(told.model_dump(), status, headers)
+
+
+def _status_of(error: StageTrackerError) -> HTTPStatus:
+    if isinstance(error, UnknownDocument):
+        return HTTPStatus.NOT_FOUND
+    if isinstance(error, InvalidArgument):
+        return HTTPStatus.UNPROCESSABLE_ENTITY
+    if isinstance(error, AccessDenied):
+        # PostgREST tells whether there was nobody signed in, or somebody who may not.
+        is_unknown = error.http_status == HTTPStatus.UNAUTHORIZED
+        return HTTPStatus.UNAUTHORIZED if is_unknown else HTTPStatus.FORBIDDEN
+    return HTTPStatus.SERVICE_UNAVAILABLE

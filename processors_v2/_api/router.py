@@ -1,0 +1,96 @@
+"""The endpoints, for an application of FastAPI."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from sse_starlette import EventSourceResponse
+
+from processors_v2 import _calls, _times
+from processors_v2._api import documented
+from processors_v2._api.answers import answer
+from processors_v2._api.hub import Hubs, Listener, arrive
+from processors_v2._api.problems import Route
+from processors_v2._api.trackers import AnyTracker, get_stage_statistics, send
+from processors_v2._async.tracker import AsyncStageTracker
+from processors_v2._errors import ConfigurationError
+from processors_v2._sync.tracker import StageTracker
+
+_DocumentId = Annotated[
+    str,
+    Path(
+        description="Id of a row of krai_core.documents.",
+        json_schema_extra={"format": "uuid"},
+        examples=[documented.DOCUMENT_ID],
+    ),
+]
+
+
+def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float = 0.5) -> APIRouter:
+    """Return GET /status/{document_id}, /status/{document_id}/events and /stages/statistics.
+
+    Args:
+        tracker: A StageTracker or AsyncStageTracker, with whose rights all callers are answered; or a dependency of
+            FastAPI that returns one for a request. Event streams of the same tracker share one reader, so a dependency
+            should return the same one to the same user.
+        look_every: Seconds between two looks of the event streams at the database, more than 0.
+
+    Raises:
+        ConfigurationError: ``tracker`` is none of these.
+        InvalidArgument: ``look_every`` is no such number.
+    """
+    dependency = _dependency(tracker)
+    given = Annotated[AnyTracker, Depends(dependency)]
+    hubs = Hubs(_times.seconds_of("look_every", look_every))
+    router = APIRouter(route_class=Route, tags=["stages"])
+    answers: dict[str, Any] = {"response_class": Response, "openapi_extra": documented.IF_NONE_MATCH}
+
+    @router.get("/status/{document_id}", responses=documented.STATUS, **answers)
+    async def get_document_status(document_id: _DocumentId, tracker: given, request: Request) -> Response:
+        """Everything about one document: its state, current stage, progress in percent, times and stages."""
+        call = _calls.get_document_status(_calls.document_id(document_id), tracker.STAGES)
+        document = await send(tracker, call)
+        return answer(document, request)
+
+    @router.get(
+        "/status/{document_id}/events",
+        responses=documented.EVENTS,
+        response_class=EventSourceResponse,
+        openapi_extra=documented.LAST_EVENT_ID,
+    )
+    async def get_document_events(document_id: _DocumentId, tracker: given, request: Request) -> EventSourceResponse:
+        """Server-sent events: where the document stands, then each time that something about it has changed.
+
+        Events are of type `status`. Their data has `changes`: what began and ended since the event before, oldest
+        first, each once; `status`: what /status/{document_id} answers; `is_open`: false while nothing runs or may run
+        until a person does something. The stream ends after an event of type `gone` when the document was deleted.
+        """
+        after = request.headers.get("last-event-id") or None
+        listener = await arrive(tracker, _calls.document_id(document_id), after)
+        return EventSourceResponse(_events(hubs, tracker, listener))
+
+    @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)
+    async def get_statistics(tracker: given, request: Request) -> Response:
+        """How many documents are in which state of each stage, and how long these take, in seconds."""
+        statistics = await send(tracker, get_stage_statistics(tracker.STAGES))
+        return answer(statistics, request)
+
+    return router
+
+
+async def _events(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> AsyncIterator[bytes]:
+    # Begins with the stream and not before, so that it ends with it.
+    with hubs.listening(tracker, listener):
+        while (event := await listener.take()) is not None:
+            yield event
+
+
+def _dependency(tracker: object) -> Callable[..., Any]:
+    if isinstance(tracker, StageTracker | AsyncStageTracker):
+        return lambda: tracker
+    if callable(tracker):
+        return tracker
+    raise ConfigurationError(
+        f"create_router was given a {type(tracker).__name__}, not a tracker",
+        hint="Pass a StageTracker, an AsyncStageTracker, or a dependency of FastAPI that returns one",
+    )

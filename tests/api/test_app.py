@@ -1,0 +1,188 @@
+"""processors_v2.api:app: the endpoints alone, where callers have the rights of their tokens."""
+
+import asyncio
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from processors_v2 import _settings
+from processors_v2.api import app
+from processors_v2.errors import ConfigurationError
+from processors_v2.local import LocalSupabase
+from tests.api.conftest import following, forget_project, in_loop
+from tests.python.conftest import Proxy
+
+NAMES = ["SUPABASE_PUBLISHABLE_KEYS", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"]
+
+
+@pytest.fixture
+def signed_in(local: LocalSupabase, document: str) -> Iterator[Callable[..., dict[str, str]]]:
+    """Headers of the one user who may see the document, or of another."""
+    owner = str(uuid.uuid4())
+    with psycopg.connect(local.admin_url, autocommit=True) as admin:
+        admin.execute("grant select on krai_core.documents to authenticated")
+        admin.execute(
+            "create policy owned on krai_core.documents for select to authenticated"
+            f" using (id = '{document}' and (select auth.uid()) = '{owner}')"
+        )
+        yield lambda user=owner, **claims: {"Authorization": f"Bearer {local.key('authenticated', sub=user, **claims)}"}
+        admin.execute("drop policy owned on krai_core.documents")
+        admin.execute("revoke select on krai_core.documents from authenticated")
+
+
+def test_the_policies_decide_what_a_token_sees(
+    alone: httpx.Client, signed_in: Callable[..., dict[str, str]], document: str, local: LocalSupabase
+) -> None:
+    """The owner gets his document, to others there is none, and the secret key sees all."""
+    mine = alone.get(f"/status/{document}", headers=signed_in())
+    assert (mine.status_code, mine.json()["document_id"]) == (200, document)
+    assert alone.get(f"/status/{document}", headers=signed_in(str(uuid.uuid4()))).status_code == 404
+    assert alone.get(f"/status/{document}", headers={"Authorization": f"Bearer {local.key()}"}).json() == mine.json()
+
+
+def test_without_a_token_nothing_is_told(alone: httpx.Client, document: str) -> None:
+    """The caller is anon, who gets nothing of ours, and is asked for a token."""
+    for path in (f"/status/{document}", f"/status/{document}/events", "/stages/statistics"):
+        answer = alone.get(path)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert set(answer.json()) == {"detail", "hint", "error"}
+
+
+def test_statistics_are_not_for_signed_in_users(alone: httpx.Client, signed_in: Callable[..., dict[str, str]]) -> None:
+    """They tell of all documents, so they are 403."""
+    assert alone.get("/stages/statistics", headers=signed_in()).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "Bearer x",
+        "Bearer a.b.c",
+        "Bearer ü",
+        "Bearer a b",
+        "Bearer \x7f",
+        "Basic YTpi",
+        "Bearer",
+        "Bearer " + "x" * 9000,
+    ],
+)
+def test_a_token_that_is_none_is_401(alone: httpx.Client, document: str, token: str) -> None:
+    """Whatever stands in the header, the answer is that of somebody unknown."""
+    answer = alone.get(f"/status/{document}", headers={"Authorization": token.encode("latin-1")})
+    assert answer.status_code == 401
+
+
+def test_an_expired_token_is_401(alone: httpx.Client, document: str, signed_in: Callable[..., dict[str, str]]) -> None:
+    """The answer says so."""
+    answer = alone.get(f"/status/{document}", headers=signed_in(exp=1))
+    assert (answer.status_code, answer.json()["detail"]) == (401, "JWT expired")
+
+
+def test_events_follow_with_the_rights_of_the_token(
+    alone: httpx.Client, document: str, signed_in: Callable[..., dict[str, str]], gateway: Proxy
+) -> None:
+    """Two streams of one user share a reader, and a stranger gets none."""
+
+    async def follow(client: httpx.AsyncClient) -> None:
+        headers = signed_in()
+        async with following(client, document, **headers) as one, following(client, document, **headers) as two:
+            assert (await anext(one))["id"] == (await anext(two))["id"]
+        stranger = await client.get(f"/status/{document}/events", headers=signed_in(str(uuid.uuid4())))
+        assert stranger.status_code == 404
+
+    in_loop(alone, follow)
+    assert gateway.requests
+
+
+def test_the_publishable_key_goes_along_with_the_token(
+    alone: httpx.Client, document: str, signed_in: Callable[..., dict[str, str]], gateway: Proxy, anon_key: str
+) -> None:
+    """The gateway of a project wants the one as apikey, PostgREST the other."""
+    gateway.reset()
+    headers = signed_in()
+    assert alone.get(f"/status/{document}", headers=headers).status_code == 200
+    sent = {name.lower(): value for name, value in gateway.headers[-1].items()}
+    assert (sent["apikey"], sent["authorization"]) == (anon_key, headers["Authorization"])
+
+
+def test_a_database_that_is_away_is_told_soon(
+    alone: httpx.Client,
+    document: str,
+    gateway: Proxy,
+    signed_in: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The application waits a moment for it, answers 503, and is there again when the database is."""
+    monkeypatch.setattr("processors_v2._api.app._RETRY_FOR", 0.2)
+    headers = signed_in()
+    assert alone.get(f"/status/{document}", headers=headers).status_code == 200
+    gateway.faults = ["html"] * 1000
+    assert alone.get(f"/status/{document}", headers=headers).status_code == 503
+    gateway.faults = []
+    assert alone.get(f"/status/{document}", headers=headers).status_code == 200
+
+
+URL = "https://abcdefghijkl.supabase.co"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"SUPABASE_ANON_KEY": "x"}, "SUPABASE_URL is missing"),
+        ({"SUPABASE_URL": URL, "SUPABASE_KEY": "x"}, f"no key: none of {', '.join(NAMES)} is set"),
+        ({"SUPABASE_URL": URL, "SUPABASE_ANON_KEY": "sb_secret_x"}, "SUPABASE_ANON_KEY is a secret key"),
+        ({"SUPABASE_URL": URL, "SUPABASE_PUBLISHABLE_KEY": "<service>"}, "SUPABASE_PUBLISHABLE_KEY is a secret key"),
+        ({"SUPABASE_URL": URL, "SUPABASE_PUBLISHABLE_KEYS": '["x"]'}, "SUPABASE_PUBLISHABLE_KEYS is not a JSON object"),
+    ],
+)
+def test_an_environment_that_does_not_do_is_refused(
+    local: LocalSupabase, clean: pytest.MonkeyPatch, environment: dict[str, str], said: str
+) -> None:
+    """The error names the variable and not its value; a secret key would give everybody all rights."""
+    for name, value in environment.items():
+        clean.setenv(name, local.key() if value == "<service>" else value)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        asyncio.run(start_and_stop())
+    assert "sb_secret_x" not in str(caught.value)
+
+
+async def start_and_stop() -> None:
+    """What a server does with an application."""
+    async with app.router.lifespan_context(app):
+        pass
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An environment without variables of Supabase, in an empty folder."""
+    forget_project(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+def test_the_newest_kind_of_key_counts(clean: pytest.MonkeyPatch) -> None:
+    """A dictionary of publishable keys comes before a single one, and that before the anon key."""
+    clean.setenv("SUPABASE_URL", URL)
+    for name, value in zip(
+        reversed(NAMES), ("anon", "sb_publishable_1", '{"default": "sb_publishable_2"}'), strict=True
+    ):
+        clean.setenv(name, value)
+        expected = "sb_publishable_2" if name == NAMES[0] else value
+        assert _settings.publishable_project_from_env() == (URL, expected)
+
+
+def test_uvicorn_ends_with_the_error(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without an environment the server does not start, and says what is missing."""
+    clean.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "processors_v2.api:app", "--port", "0"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "SUPABASE_URL is missing or not an http(s) URL. Set it to the URL of the project" in done.stderr
