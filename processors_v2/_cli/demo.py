@@ -16,7 +16,7 @@ from processors_v2._cli.connect import Session
 from processors_v2._errors import ConfigurationError, PermanentError
 from processors_v2._worker.context import RunContext
 
-_PAGE_SECONDS = 0.015
+_PAGE_SECONDS = 0.01
 _LOOK_SECONDS = 0.25
 _WORKERS = 6
 

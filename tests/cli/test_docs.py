@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -100,14 +99,11 @@ def is_near(one: str, other: str) -> bool:
     return small > 0 and large / small <= 2
 
 
-@pytest.mark.usefixtures("direct", "scene")
+@pytest.mark.usefixtures("direct", "scene", "imports")
 @pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command.split()[0] for command, _ in BLOCKS])
-def test_each_command_prints_what_stands_under_it(
-    seen: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, shown: str
-) -> None:
+def test_each_command_prints_what_stands_under_it(seen: Any, folder: Path, command: str, shown: str) -> None:
     """Word for word, in the order of the page."""
     (folder / "my_handlers.py").write_text(MODULE, encoding="utf-8")
-    monkeypatch.setattr(sys, "path", [*sys.path])
     done = seen(80, *shlex.split(command))
     assert done.code == 0, done.err
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.err + done.out)

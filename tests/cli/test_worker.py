@@ -113,18 +113,7 @@ def test_a_folder_of_the_same_name_is_found(db: Any, folder: Path) -> None:
     assert db.stage(document, "upload")["status"] == "completed"
 
 
-@pytest.fixture
-def path() -> Iterator[None]:
-    """The import path is as before after the test."""
-    before, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = before
-    for name in set(sys.modules) - modules:
-        if name.startswith(("my_handlers", "broken")):
-            del sys.modules[name]
-
-
-@pytest.mark.usefixtures("path")
+@pytest.mark.usefixtures("imports")
 @pytest.mark.parametrize(
     ("handlers", "code", "said"),
     [
