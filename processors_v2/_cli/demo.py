@@ -4,7 +4,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from processors_v2._cli.connect import Session
 from processors_v2._errors import ConfigurationError, PermanentError
 from processors_v2._worker.context import RunContext
 
-_PAGE_SECONDS = 0.015
+_PAGE_SECONDS = 0.01
 _LOOK_SECONDS = 0.25
 _WORKERS = 6
 
@@ -33,8 +34,6 @@ def demo(
         raise ConfigurationError(
             f"demo needs the embedded stack: {error}", hint="pip install 'stage-tracker[local]'"
         ) from error
-    # The page that is damaged is part of the play, and no news for a log.
-    logging.getLogger("processors_v2").setLevel(logging.CRITICAL)
     session.output.note("Starting a Postgres and a PostgREST on this machine ...")
     try:
         with LocalSupabase() as local:
@@ -49,7 +48,8 @@ def demo(
 
 def _show(session: Session, documents: dict[str, str]) -> None:
     damaged = {next(reversed(documents))}
-    _work(session, damaged)
+    with _quiet():
+        _work(session, damaged)
     session.output.show(f"\nA page of {', '.join(damaged)} was damaged. It is mended, and what failed is retried:\n")
     damaged.clear()
     session.tracker.retry_failed(actor="demo")
@@ -59,6 +59,18 @@ def _show(session: Session, documents: dict[str, str]) -> None:
     if not session.output.as_json:
         session.output.show("\nstage-tracker timeline DOC\n")
         timeline.timeline(session, next(reversed(documents.values())))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep out of the log what is part of the play: a handler that fails."""
+    logger = logging.getLogger("processors_v2")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _work(session: Session, damaged: set[str]) -> None:

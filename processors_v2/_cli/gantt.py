@@ -103,7 +103,7 @@ class Gantt:
             cells: list[Sign | None] = [None] * self._columns
             # What is short must not vanish behind what is long.
             for one in sorted(self._stretches[name], key=lambda one: _DRAWN.get(one.sign, 2)):
-                first, last = self._column(one.begin), self._column(one.end)
+                first, last = self._place(one)
                 cells[first : last + 1] = [one.sign] * (last + 1 - first)
             line = Text(name.ljust(self._label))
             for cell in cells:
@@ -125,9 +125,15 @@ class Gantt:
     def _glyph(self, sign: Sign) -> str:
         return sign.plain if self._plain else sign.glyph
 
-    def _column(self, at: dt.datetime) -> int:
-        share = (at - self.begin).total_seconds() / self._seconds
-        return min(int(share * self._columns), self._columns - 1)
+    def _place(self, stretch: _Stretch) -> tuple[int, int]:
+        """Return the first and the last column of a stretch, which has one at least."""
+        begin, end = (self._share(at) * self._columns for at in (stretch.begin, stretch.end))
+        last = min(max(math.ceil(end) - 1, 0), self._columns - 1)
+        return min(int(begin), last), last
+
+    def _share(self, at: dt.datetime) -> float:
+        """Return where a time is, from 0 at the begin to 1 at the end."""
+        return round((at - self.begin).total_seconds() / self._seconds, 9)
 
     def _axis(self) -> Text:
         """Return the time since the begin, at round distances."""

@@ -7,15 +7,23 @@ import logging
 import sys
 import traceback
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 import processors_v2
 from processors_v2._cli import words
 from processors_v2._cli.connect import Session, open_tracker
+
+
+class Executor(StrEnum):
+    """Where handlers run."""
+
+    THREADS = "threads"
+    PROCESSES = "processes"
 
 
 def worker(
@@ -29,9 +37,7 @@ def worker(
         ),
     ],
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Handlers that run at once.")] = 4,
-    executor: Annotated[
-        Literal["threads", "processes"], typer.Option("--executor", help="Where handlers run.")
-    ] = "threads",
+    executor: Annotated[Executor, typer.Option("--executor", help="Where handlers run.")] = Executor.THREADS,
     name: Annotated[
         str | None, typer.Option("--name", help="Shown for who works. Default: host name and process id.")
     ] = None,
@@ -63,8 +69,8 @@ def worker(
             tracker,
             found,
             concurrency=concurrency,
-            executor=executor,
-            child_tracker=functools.partial(open_tracker, session.way) if executor == "processes" else None,
+            executor=executor.value,
+            child_tracker=functools.partial(open_tracker, session.way) if executor is Executor.PROCESSES else None,
             name=name,
             reap_seconds=reap_seconds,
             drain_seconds=drain_seconds,

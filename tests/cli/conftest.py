@@ -80,6 +80,17 @@ def seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     return call
 
 
+@pytest.fixture
+def imports() -> Iterator[None]:
+    """What a command imports from the working directory is forgotten after the test."""
+    path, modules = list(sys.path), dict(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in sys.modules.keys() - modules.keys():
+        if name.startswith(("my_handlers", "broken")):
+            del sys.modules[name]
+
+
 @pytest.fixture(scope="session")
 def template(local: LocalSupabase) -> str:
     """Name of a database with the migrations and no documents, which nobody is connected to."""

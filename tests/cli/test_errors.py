@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from processors_v2 import errors
+from processors_v2._cli.exits import Exit, code_of
 from processors_v2.local import LocalSupabase
 
 NOBODY = str(uuid.UUID(int=0))
@@ -53,6 +55,14 @@ def test_a_conflict_is_4(run: Any, db: Any, tracker: Any) -> None:
     assert is_clean(done)
     assert "completed" in done.err
     assert "reset_stage" in done.err
+
+
+@pytest.mark.parametrize("kind", sorted(set(errors.__all__) - {"PermanentError", "StageTrackerError"}))
+def test_every_class_of_error_has_a_code_of_its_kind(kind: str) -> None:
+    """None falls to 1, which says the least."""
+    error = getattr(errors, kind)("said")
+    assert code_of(error) in {Exit.USAGE, Exit.NOT_FOUND, Exit.CONFLICT, Exit.SETUP, Exit.AWAY}
+    assert (code_of(error) == Exit.CONFLICT) == isinstance(error, errors.StageConflict)
 
 
 def test_no_database_is_named(run: Any) -> None:

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors_v2._cli.gantt import Gantt, now_of
@@ -43,7 +43,7 @@ def test_waits_work_and_failures_differ_by_shape() -> None:
     assert chart(runs, ["upload", "text"], columns=47) == [
         "       |0                            |5 min",
         "upload ··········██████████",
-        "text                       ··▒▒▒▒▒▒▒▒✗╌╌╌··▶▶▶▶",
+        "text                       ··▒▒▒▒▒▒▒✗╌╌╌╌··▶▶▶▶",
         "· ready, waits for a worker   █ completed",
         "▶ at work now   ▒ failed attempt   ✗ failure",
         "╌ pause before the next attempt",
@@ -73,6 +73,7 @@ times = st.none() | st.floats(0, 1e7)
 states = st.sampled_from(["ready", "running", "completed", "failed", "skipped", "released", "lost", "cancelled"])
 
 
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(st.builds(run, st.sampled_from(["a", "b"]), states, times, times, times), min_size=1, max_size=5),
     st.integers(20, 160),
