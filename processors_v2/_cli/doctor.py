@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from processors_v2._cli import connect
@@ -33,7 +34,7 @@ def doctor(
     findings = _examined(session, project)
     green = is_green(findings)
     answer = {"ok": green, "findings": [asdict(finding) for finding in findings]}
-    session.output.answer(answer, *(line for finding in findings for line in _told(finding)))
+    session.output.answer(answer, _told(findings))
     return Exit.OK if green else Exit.NO
 
 
@@ -54,8 +55,14 @@ def _examined(session: Session, project: Path) -> list[Finding]:
     return [*problems, *examine(client, database_url=database_url, folder=project, timeout=session.timeout)]
 
 
-def _told(finding: Finding) -> list[Text]:
-    lines = [Text.assemble((f"{finding.level:8}", _STYLES[finding.level]), f"{finding.check:11}{finding.message}")]
-    if finding.remedy:
-        lines.append(Text(f"{'':19}{finding.remedy}"))
-    return lines
+def _told(findings: list[Finding]) -> Table:
+    table = Table.grid()
+    table.add_column(width=8)
+    table.add_column(width=11)
+    # On a narrow terminal it goes on below itself, and not below the rest.
+    table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row(Text(finding.level, _STYLES[finding.level]), Text(finding.check), Text(finding.message))
+        if finding.remedy:
+            table.add_row("", "", Text(finding.remedy))
+    return table

@@ -69,7 +69,7 @@ def _judge(folder: Path) -> Finding:
         return problem(
             "folder",
             f"{folder / 'stage_tracker.py'} of your own is found before the one of this package",
-            "Delete it or give it another name, so that `from processors_v2.stage_tracker import StageTracker` is ours",
+            "Delete it or rename it, so that `from processors_v2.stage_tracker import StageTracker` gives ours",
         )
     init = folder / "__init__.py"
     if init.exists() and not _extends_path(init):

@@ -102,7 +102,7 @@ def test_a_tracker_of_their_own_hides_ours(theirs: Path, look: Look, init: str |
     [finding] = look()
     assert finding.level == "problem"
     assert f"{old} of your own is found before the one of this package" in finding.message
-    assert "Delete it or give it another name" in str(finding.remedy)
+    assert "Delete it or rename it" in str(finding.remedy)
     assert not imports(theirs)
     old.unlink()
     assert [one.level for one in look()] == ["ok"]
