@@ -121,3 +121,8 @@ def get_documents_ready_for(stage: str, limit: int, after: str | None) -> _calls
     """krai_core.get_documents_ready_for, one page."""
     arguments = {"p_stage_name": stage, "p_limit": limit, "p_after": after}
     return _calls.reader("get_documents_ready_for", _calls.given_only(arguments), _calls.as_dict)
+
+
+def get_installation() -> _calls.Call[dict[str, Any]]:
+    """krai_core.get_installation."""
+    return _calls.reader("get_installation", {}, _calls.as_dict)

@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = Path(__file__).parent.parent
 _DEFAULT_MAX_ROWS = 1000
@@ -13,12 +14,23 @@ def migrations_folder() -> Path:
     Raises:
         FileNotFoundError: neither is there.
     """
-    for folder in (_PACKAGE / "migrations", _PACKAGE.parent / "supabase" / "migrations"):
+    return _folder("migrations")
+
+
+def functions_folder() -> Path:
+    """Find the Edge Functions, as the migrations.
+
+    Raises:
+        FileNotFoundError: they are nowhere.
+    """
+    return _folder("functions")
+
+
+def _folder(name: str) -> Path:
+    for folder in (_PACKAGE / name, _PACKAGE.parent / "supabase" / name):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(
-        f"The migrations are neither in {_PACKAGE} nor in a clone around it: the install is broken."
-    )
+    raise FileNotFoundError(f"The {name} are neither in {_PACKAGE} nor in a clone around it: the install is broken.")
 
 
 def migration_files(folder: Path) -> list[Path]:
@@ -28,8 +40,17 @@ def migration_files(folder: Path) -> list[Path]:
 
 def max_rows() -> int:
     """Read from config.toml how many rows PostgREST returns at most; without one 1000, as Supabase."""
+    return int(_settings().get("api", {}).get("max_rows", _DEFAULT_MAX_ROWS))
+
+
+def function_settings() -> dict[str, dict[str, Any]]:
+    """Read from config.toml what the Supabase CLI has to know of each Edge Function."""
+    found: dict[str, dict[str, Any]] = _settings().get("functions", {})
+    return found
+
+
+def _settings() -> dict[str, Any]:
     for path in (_PACKAGE / "migrations" / "config.toml", _PACKAGE.parent / "supabase" / "config.toml"):
         if path.is_file():
-            settings = tomllib.loads(path.read_text(encoding="utf-8"))
-            return int(settings.get("api", {}).get("max_rows", _DEFAULT_MAX_ROWS))
-    return _DEFAULT_MAX_ROWS
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+    return {}

@@ -67,6 +67,12 @@ function list_documents(text,text,integer,text,text,text)    -     -            
 function prune_runs(interval,boolean,integer)                -     -              x
 function rebuild_statistics()                                -     -              x
 function schedule_maintenance(interval,boolean)              -     -              x
+function get_installation()                                  -     -              x
+function _wanted_functions()                                 -     -              x
+function _wanted_relations()                                 -     -              x
+function _missing_grants()                                   -     -              x
+function _missing_objects()                                  -     -              x
+function _readers_of_documents()                             -     -              x
 function _raise(text,text,text,jsonb,text)                   -     x              x
 function _raise_unknown_document(uuid)                       -     x              x
 function _raise_conflict(text,uuid,text,text,text,text)      -     -              x

@@ -26,7 +26,7 @@ READERS = {
     "get_document_progress", "get_current_stage", "can_start_stage", "get_document_status", "get_stage_statistics",
     "explain_stage", "get_documents_ready_for", "list_documents", "get_failures", "get_stuck_stages", "get_workers",
     "get_document_timeline", "get_weighted_progress", "get_document_eta", "get_forecast", "get_document_events",
-    "schema_version",
+    "schema_version", "get_installation",
 }  # fmt: skip
 FUNCTIONS = "from pg_proc p where p.pronamespace = 'krai_core'::regnamespace"
 files = pytest.mark.parametrize("path", MIGRATIONS, ids=[path.stem for path in MIGRATIONS])

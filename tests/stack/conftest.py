@@ -57,6 +57,16 @@ def bare() -> Iterator[LocalSupabase]:
         yield stack
 
 
+@pytest.fixture(scope="session")
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this clone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    [path] = folder.glob("*.whl")
+    return path
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that the account which Postgres runs as can reach; those of pytest are closed to others."""

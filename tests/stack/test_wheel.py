@@ -15,13 +15,11 @@ MIGRATIONS = ROOT / "supabase" / "migrations"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this clone, built and unpacked."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
-    [path] = folder.glob("*.whl")
-    zipfile.ZipFile(path).extractall(folder / "unpacked")
-    return folder / "unpacked"
+def wheel(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this clone, unpacked."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    zipfile.ZipFile(wheel_file).extractall(folder)
+    return folder
 
 
 def test_the_wheel_carries_every_migration(wheel: Path) -> None:
@@ -31,12 +29,21 @@ def test_the_wheel_carries_every_migration(wheel: Path) -> None:
     assert {path.name: path.read_bytes() for path in (wheel / "processors_v2" / "migrations").glob("*.sql")} == expected
 
 
+def test_the_wheel_carries_every_edge_function(wheel: Path) -> None:
+    """`stage-tracker init --functions` of an installed package copies what the clone has."""
+    ours = ROOT / "supabase" / "functions"
+    expected = {path.relative_to(ours): path.read_bytes() for path in ours.rglob("*") if path.is_file()}
+    packed = wheel / "processors_v2" / "functions"
+    assert expected
+    assert {path.relative_to(packed): path.read_bytes() for path in packed.rglob("*") if path.is_file()} == expected
+
+
 def test_the_installed_package_finds_its_own_files(wheel: Path) -> None:
     """The resolvers look inside the package first, far from any clone."""
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
         "from processors_v2._local import project\n"
-        "print(json.dumps([str(project.migrations_folder()), project.max_rows()]))"
+        "print(json.dumps([str(project.migrations_folder()), str(project.functions_folder()), project.max_rows()]))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, str(wheel)],
@@ -45,7 +52,8 @@ def test_the_installed_package_finds_its_own_files(wheel: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert json.loads(done.stdout) == [str(wheel / "processors_v2" / "migrations"), project.max_rows()]
+    package = wheel / "processors_v2"
+    assert json.loads(done.stdout) == [str(package / "migrations"), str(package / "functions"), project.max_rows()]
 
 
 @pytest.mark.parametrize(

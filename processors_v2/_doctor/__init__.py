@@ -1,0 +1,1 @@
+"""The examination behind ``processors_v2.doctor``; needs no extra."""

@@ -1,0 +1,169 @@
+"""What goes wrong is said in a sentence with its remedy, on standard error, and has an exit code of its own."""
+
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processors_v2 import errors
+from processors_v2._cli.exits import Exit, code_of
+from processors_v2.local import LocalSupabase
+
+NOBODY = str(uuid.UUID(int=0))
+
+
+def is_clean(done: Any) -> bool:
+    """Whether nothing was answered, and no traceback shown."""
+    return done.out == "" and "Traceback" not in done.err and done.err.startswith("Error: ")
+
+
+@pytest.mark.usefixtures("direct")
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["status", NOBODY], 3, f"document {NOBODY}"),
+        (["timeline", NOBODY], 3, f"document {NOBODY}"),
+        (["cancel", NOBODY], 3, f"document {NOBODY}"),
+        (["explain", NOBODY, "ocr"], 3, "Stages are: upload, text_extraction"),
+        (["ls", "--stage", "ocr"], 3, "Stages are: upload, text_extraction"),
+        (["pause", "ocr"], 3, "Stages are: upload, text_extraction"),
+        (["status", "manual.pdf"], 2, "manual.pdf"),
+        (["ls", "--status", "pending"], 2, "stage"),
+        (["ls", "--stage", "upload", "--status", "done"], 2, "pending, processing, completed, failed or skipped"),
+        (["forecast", "--hours", "0"], 2, "1 to 720"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_error_has_its_code(run: Any, command: list[str], code: int, said: str) -> None:
+    """What there is not is 3, what cannot be read is 2; the message names the value and what would do."""
+    done = run(*command)
+    assert done.code == code
+    assert is_clean(done)
+    assert said in done.err
+    assert run(*command, "--json").out == ""
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_conflict_is_4(run: Any, db: Any, tracker: Any) -> None:
+    """A call that does not fit the state of the stage says which state that is, and what to use instead."""
+    document = db.document()
+    tracker.complete_stage(document, "upload")
+    done = run("retry", document, "upload")
+    assert done.code == 4
+    assert is_clean(done)
+    assert "completed" in done.err
+    assert "reset_stage" in done.err
+
+
+@pytest.mark.parametrize("kind", sorted(set(errors.__all__) - {"PermanentError", "StageTrackerError"}))
+def test_every_class_of_error_has_a_code_of_its_kind(kind: str) -> None:
+    """None falls to 1, which says the least."""
+    error = getattr(errors, kind)("said")
+    assert code_of(error) in {Exit.USAGE, Exit.NOT_FOUND, Exit.CONFLICT, Exit.SETUP, Exit.AWAY}
+    assert (code_of(error) == Exit.CONFLICT) == isinstance(error, errors.StageConflict)
+
+
+def test_no_database_is_named(run: Any) -> None:
+    """Without variables the message names those that would do."""
+    done = run("stats")
+    assert done.code == 5
+    assert is_clean(done)
+    for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_DB_URL", ".env"):
+        assert name in done.err
+
+
+def test_a_url_without_a_key_names_the_keys(run: Any) -> None:
+    """A project needs a key, which comes from the environment only."""
+    done = run("stats", "--url", "http://127.0.0.1:9")
+    assert done.code == 5
+    assert "SUPABASE_SECRET_KEY" in done.err
+
+
+def test_two_ways_to_the_database_are_one_too_many(run: Any) -> None:
+    """--url and --database-url exclude each other."""
+    done = run("stats", "--url", "http://127.0.0.1:9", "--database-url", "postgresql://127.0.0.1:9/x")
+    assert done.code == 5
+    assert "Give one of them" in done.err
+
+
+@pytest.mark.parametrize("option", [["--url", "http://127.0.0.1:9"], ["--database-url", "postgresql://127.0.0.1:9/x"]])
+def test_a_database_that_does_not_answer_is_6(run: Any, option: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time that --timeout gives, the message says where it was looked for."""
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", "sb_secret_x")
+    done = run("stats", *option, "--timeout", "0.1")
+    assert done.code == 6
+    assert is_clean(done)
+    assert "127.0.0.1" in done.err
+
+
+def test_a_key_that_is_refused_is_5(run: Any, project: LocalSupabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key without the right to ask says which one is needed."""
+    assert run("stats").code == 0
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", project.key("anon"))
+    done = run("stats")
+    assert done.code == 5
+    assert "the anon key, which may not write stages" in done.err
+    assert "secret (or service_role) key" in done.err
+
+
+def test_a_database_without_the_migrations_is_5(
+    run: Any, local: LocalSupabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says to apply them."""
+    monkeypatch.setenv("SUPABASE_DB_URL", local.url_of("template1"))
+    done = run("stats")
+    assert done.code == 5
+    assert is_clean(done)
+    assert "supabase db push" in done.err
+
+
+@pytest.mark.parametrize("command", [["frobnicate"], ["status"], ["stats", "--frob"], ["prune", "--older-than", "old"]])
+def test_a_wrong_command_line_is_2(run: Any, command: list[str]) -> None:
+    """Unknown commands and options, missing arguments and values of no form."""
+    done = run(*command)
+    assert (done.code, done.out) == (2, "")
+    assert "Usage: stage-tracker" in done.err
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
+    """The core has no command line; the message is one line, and the exit code 2."""
+    program = f"import sys; sys.modules[{missing!r}] = None; from processors_v2.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"stage-tracker needs {missing}: pip install 'stage-tracker[cli]'\n"
+
+
+def test_variables_come_from_a_file_too(run: Any, folder: Path, database: str) -> None:
+    """A file .env in the working directory names the database."""
+    (folder / ".env").write_text(f"SUPABASE_DB_URL={database}\n", encoding="utf-8")
+    assert run("stats").code == 0
+
+
+def test_an_option_wins_over_the_environment(run: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--database-url counts before SUPABASE_URL and SUPABASE_DB_URL."""
+    monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SUPABASE_DB_URL", "postgresql://127.0.0.1:9/x")
+    assert run("stats", "--database-url", database).code == 0
+
+
+def test_no_key_and_no_password_is_ever_shown(
+    run: Any, project: LocalSupabase, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither answers nor errors nor help repeat what is secret."""
+    password = database.split(":")[2].split("@", maxsplit=1)[0]
+    secrets = [project.key(), project.key("anon"), password]
+    printed = []
+    for command in (["stats"], ["ls"], ["watch", "--once"], ["status", NOBODY], ["stats", "--help"], ["--help"]):
+        printed.append(run(*command))
+        printed.append(run(*command, *([] if "--help" in command else ["--database-url", database])))
+    away = database.replace("@127.0.0.1:", "@127.0.0.1:9", 1)
+    for url in (away, f"{database}:x", database.replace("postgresql://", "postgresql:/")):
+        printed.append(run("stats", "--database-url", url, "--timeout", "0.1"))
+        assert printed[-1].code in {5, 6}
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", project.key("anon"))
+    printed.append(run("stats"))
+    for done in printed:
+        assert not [one for one in secrets if one in done.out + done.err], done
