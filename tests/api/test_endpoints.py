@@ -118,8 +118,9 @@ def test_a_malformed_id_is_422(api: httpx.Client, path: str, malformed: str) -> 
 def test_a_number_that_no_float_holds_is_no_server_error(api: httpx.Client, db: Any, document: str) -> None:
     """Metadata written by SQL may hold one: the answer stays JSON, with null in its place."""
     db.one(
-        """update krai_core.documents set stage_status = jsonb_set(stage_status, '{upload,metadata}', '{"n": 1e999}')
-        where id = %s returning 1""",
+        "update krai_core.documents set stage_status = jsonb_set(stage_status, '{upload,metadata,n}', %s::jsonb)"
+        " where id = %s returning 1",
+        f"1{'0' * 400}.5",
         document,
     )
     assert api.get(f"/status/{document}").json()["stage_status"]["upload"]["metadata"] == {"n": None}
