@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
@@ -15,6 +16,9 @@ from processors_v2._api.trackers import AnyTracker, get_stage_statistics, send
 from processors_v2._async.tracker import AsyncStageTracker
 from processors_v2._errors import ConfigurationError
 from processors_v2._sync.tracker import StageTracker
+
+# For a stream to end when the server is to stop.
+_GRACE_SECONDS = 1.0
 
 _DocumentId = Annotated[
     str,
@@ -67,7 +71,7 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         """
         after = request.headers.get("last-event-id") or None
         listener = await arrive(tracker, _calls.document_id(document_id), after)
-        return EventSourceResponse(_events(hubs, tracker, listener))
+        return _stream(hubs, tracker, listener)
 
     @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)
     async def get_statistics(tracker: given, request: Request) -> Response:
@@ -76,6 +80,22 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         return answer(statistics, request)
 
     return router
+
+
+def _stream(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> EventSourceResponse:
+    stops = anyio.Event()
+
+    async def end_with_the_server() -> None:
+        await stops.wait()
+        listener.end()
+
+    return EventSourceResponse(
+        _events(hubs, tracker, listener),
+        shutdown_event=stops,
+        shutdown_grace_period=_GRACE_SECONDS,
+        # Runs beside the stream, and ends with it.
+        data_sender_callable=end_with_the_server,
+    )
 
 
 async def _events(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> AsyncIterator[bytes]:
