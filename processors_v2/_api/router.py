@@ -13,9 +13,7 @@ from processors_v2._api.answers import answer
 from processors_v2._api.hub import Hubs, Listener, arrive
 from processors_v2._api.problems import Route
 from processors_v2._api.trackers import AnyTracker, get_stage_statistics, send
-from processors_v2._async.tracker import AsyncStageTracker
 from processors_v2._errors import ConfigurationError
-from processors_v2._sync.tracker import StageTracker
 
 # For a stream to end when the server is to stop.
 _GRACE_SECONDS = 1.0
@@ -43,8 +41,7 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         ConfigurationError: ``tracker`` is none of these.
         InvalidArgument: ``look_every`` is no such number.
     """
-    dependency = _dependency(tracker)
-    given = Annotated[AnyTracker, Depends(dependency)]
+    given = Annotated[AnyTracker, Depends(_dependency(tracker))]
     hubs = Hubs(_times.seconds_of("look_every", look_every))
     router = APIRouter(route_class=Route, tags=["stages"])
     answers: dict[str, Any] = {"response_class": Response, "openapi_extra": documented.IF_NONE_MATCH}
@@ -105,12 +102,26 @@ async def _events(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> AsyncI
             yield event
 
 
-def _dependency(tracker: object) -> Callable[..., Any]:
-    if isinstance(tracker, StageTracker | AsyncStageTracker):
-        return lambda: tracker
-    if callable(tracker):
-        return tracker
-    raise ConfigurationError(
-        f"create_router was given a {type(tracker).__name__}, not a tracker",
+def _dependency(tracker: Any) -> Callable[..., Any]:
+    if isinstance(tracker, AnyTracker):
+
+        async def fixed() -> AnyTracker:
+            return tracker
+
+        return fixed
+    if not callable(tracker):
+        raise _no_tracker("create_router was given", tracker)
+
+    async def checked(found: Annotated[Any, Depends(tracker)]) -> AnyTracker:
+        if not isinstance(found, AnyTracker):
+            raise _no_tracker("the dependency of create_router returned", found)
+        return found
+
+    return checked
+
+
+def _no_tracker(where: str, found: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"{where} a {type(found).__name__}, not a tracker",
         hint="Pass a StageTracker, an AsyncStageTracker, or a dependency of FastAPI that returns one",
     )

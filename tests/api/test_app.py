@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import httpx
@@ -200,7 +201,7 @@ def test_a_server_that_is_to_stop_ends_its_streams(
     command = [sys.executable, "-m", "uvicorn", "processors_v2.api:app", "--port", str(port := free_port())]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as server:
         assert server.stderr is not None
-        log = [next(server.stderr) for _ in range(4)]
+        log = list(takewhile(lambda line: "Uvicorn running" not in line, server.stderr))
         with httpx.stream(
             "GET",
             f"http://127.0.0.1:{port}/status/{document}/events",
