@@ -57,7 +57,7 @@ async def _tracker_of_caller(
 ) -> AsyncStageTracker:
     token = "" if credentials is None else credentials.credentials
     if token and not _TOKEN.fullmatch(token):
-        error = AccessDenied("the token is not one", hint="Send Authorization: Bearer <JWT>")
+        error = AccessDenied("the token is malformed", hint="Send Authorization: Bearer <JWT>")
         error.http_status = 401
         raise error
     tracker: AsyncStageTracker = request.app.state.tracker_of(token)

@@ -103,13 +103,11 @@ class Hub:
     def remove(self, listener: Listener) -> bool:
         """Look for it no longer; return whether it was the last one."""
         self._listeners.discard(listener)
-        if self._task is not None and not self._listeners:
-            self._task.cancel()
         return not self._listeners
 
     async def _run(self) -> None:
         try:
-            while True:
+            while self._listeners:
                 await asyncio.sleep(self._every)
                 await self._try_to_look()
         except StageTrackerError as error:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
@@ -12,9 +13,10 @@ from processors_v2._api.answers import answer
 from processors_v2._api.hub import Hubs, Listener, arrive
 from processors_v2._api.problems import Route
 from processors_v2._api.trackers import AnyTracker, get_stage_statistics, send
-from processors_v2._async.tracker import AsyncStageTracker
 from processors_v2._errors import ConfigurationError
-from processors_v2._sync.tracker import StageTracker
+
+# For a stream to end when the server is to stop.
+_GRACE_SECONDS = 1.0
 
 _DocumentId = Annotated[
     str,
@@ -39,8 +41,7 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         ConfigurationError: ``tracker`` is none of these.
         InvalidArgument: ``look_every`` is no such number.
     """
-    dependency = _dependency(tracker)
-    given = Annotated[AnyTracker, Depends(dependency)]
+    given = Annotated[AnyTracker, Depends(_dependency(tracker))]
     hubs = Hubs(_times.seconds_of("look_every", look_every))
     router = APIRouter(route_class=Route, tags=["stages"])
     answers: dict[str, Any] = {"response_class": Response, "openapi_extra": documented.IF_NONE_MATCH}
@@ -67,7 +68,7 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         """
         after = request.headers.get("last-event-id") or None
         listener = await arrive(tracker, _calls.document_id(document_id), after)
-        return EventSourceResponse(_events(hubs, tracker, listener))
+        return _stream(hubs, tracker, listener)
 
     @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)
     async def get_statistics(tracker: given, request: Request) -> Response:
@@ -78,6 +79,22 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
     return router
 
 
+def _stream(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> EventSourceResponse:
+    stops = anyio.Event()
+
+    async def end_with_the_server() -> None:
+        await stops.wait()
+        listener.end()
+
+    return EventSourceResponse(
+        _events(hubs, tracker, listener),
+        shutdown_event=stops,
+        shutdown_grace_period=_GRACE_SECONDS,
+        # Runs beside the stream, and ends with it.
+        data_sender_callable=end_with_the_server,
+    )
+
+
 async def _events(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> AsyncIterator[bytes]:
     # Begins with the stream and not before, so that it ends with it.
     with hubs.listening(tracker, listener):
@@ -85,12 +102,26 @@ async def _events(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> AsyncI
             yield event
 
 
-def _dependency(tracker: object) -> Callable[..., Any]:
-    if isinstance(tracker, StageTracker | AsyncStageTracker):
-        return lambda: tracker
-    if callable(tracker):
-        return tracker
-    raise ConfigurationError(
-        f"create_router was given a {type(tracker).__name__}, not a tracker",
+def _dependency(tracker: Any) -> Callable[..., Any]:
+    if isinstance(tracker, AnyTracker):
+
+        async def fixed() -> AnyTracker:
+            return tracker
+
+        return fixed
+    if not callable(tracker):
+        raise _no_tracker("create_router was given", tracker)
+
+    async def checked(found: Annotated[Any, Depends(tracker)]) -> AnyTracker:
+        if not isinstance(found, AnyTracker):
+            raise _no_tracker("the dependency of create_router returned", found)
+        return found
+
+    return checked
+
+
+def _no_tracker(where: str, found: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"{where} a {type(found).__name__}, not a tracker",
         hint="Pass a StageTracker, an AsyncStageTracker, or a dependency of FastAPI that returns one",
     )

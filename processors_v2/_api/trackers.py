@@ -9,7 +9,6 @@ from fastapi.concurrency import run_in_threadpool
 from processors_v2 import _calls
 from processors_v2._async.tracker import AsyncStageTracker
 from processors_v2._calls import Call
-from processors_v2._errors import ConfigurationError
 from processors_v2._sync.tracker import StageTracker
 
 T = TypeVar("T")
@@ -27,12 +26,7 @@ async def send(tracker: AnyTracker, call: Call[T], **options: Any) -> T:
     """
     if isinstance(tracker, AsyncStageTracker):
         return await tracker._transport.send(call, **options)  # noqa: SLF001 - what its methods do
-    if isinstance(tracker, StageTracker):
-        return await run_in_threadpool(partial(tracker._transport.send, call, **options))  # noqa: SLF001 - as above
-    raise ConfigurationError(
-        f"the endpoints were given a {type(tracker).__name__}, not a tracker",
-        hint="Pass a StageTracker, an AsyncStageTracker, or a dependency of FastAPI that returns one",
-    )
+    return await run_in_threadpool(partial(tracker._transport.send, call, **options))  # noqa: SLF001 - as above
 
 
 def get_stage_statistics(order: Iterable[str]) -> Call[dict[str, Any]]:

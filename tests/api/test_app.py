@@ -1,10 +1,12 @@
 """processors_v2.api:app: the endpoints alone, where callers have the rights of their tokens."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import httpx
@@ -12,6 +14,7 @@ import psycopg
 import pytest
 
 from processors_v2 import _settings
+from processors_v2._local.process import free_port
 from processors_v2.api import app
 from processors_v2.errors import ConfigurationError
 from processors_v2.local import LocalSupabase
@@ -186,3 +189,29 @@ def test_uvicorn_ends_with_the_error(clean: pytest.MonkeyPatch, tmp_path: Path) 
     )  # fmt: skip
     assert done.returncode != 0
     assert "SUPABASE_URL is missing or not an http(s) URL. Set it to the URL of the project" in done.stderr
+
+
+def test_a_server_that_is_to_stop_ends_its_streams(
+    clean: pytest.MonkeyPatch, gateway: Proxy, anon_key: str, local: LocalSupabase, document: str
+) -> None:
+    """SIGTERM ends uvicorn at once, every stream in order, and without an error in its log."""
+    clean.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    clean.setenv("SUPABASE_URL", gateway.url)
+    clean.setenv("SUPABASE_PUBLISHABLE_KEY", anon_key)
+    command = [sys.executable, "-m", "uvicorn", "processors_v2.api:app", "--port", str(port := free_port())]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as server:
+        assert server.stderr is not None
+        log = list(takewhile(lambda line: "Uvicorn running" not in line, server.stderr))
+        with httpx.stream(
+            "GET",
+            f"http://127.0.0.1:{port}/status/{document}/events",
+            headers={"Authorization": f"Bearer {local.key()}"},
+            timeout=30,
+            trust_env=False,
+        ) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("id: ")
+            server.send_signal(signal.SIGTERM)
+            assert "event: status" in list(lines)
+        log += server.stderr.read().splitlines()
+    assert [line for line in log if "ERROR" in line] == []

@@ -1,6 +1,8 @@
 """GET /status/{document_id} and GET /stages/statistics in an application of one's own."""
 
 import asyncio
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -118,8 +120,9 @@ def test_a_malformed_id_is_422(api: httpx.Client, path: str, malformed: str) -> 
 def test_a_number_that_no_float_holds_is_no_server_error(api: httpx.Client, db: Any, document: str) -> None:
     """Metadata written by SQL may hold one: the answer stays JSON, with null in its place."""
     db.one(
-        """update krai_core.documents set stage_status = jsonb_set(stage_status, '{upload,metadata}', '{"n": 1e999}')
-        where id = %s returning 1""",
+        "update krai_core.documents set stage_status = jsonb_set(stage_status, '{upload,metadata,n}', %s::jsonb)"
+        " where id = %s returning 1",
+        f"1{'0' * 400}.5",
         document,
     )
     assert api.get(f"/status/{document}").json()["stage_status"]["upload"]["metadata"] == {"n": None}
@@ -171,6 +174,20 @@ def test_what_is_no_tracker_is_refused_at_once(wrong: Any) -> None:
     """The error says what to pass."""
     with pytest.raises(ConfigurationError, match="not a tracker. Pass a StageTracker, an AsyncStageTracker, or a dep"):
         create_router(wrong)
+
+
+def test_a_dependency_that_gives_no_tracker_is_told_to_who_runs_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """The caller hears 503, and the log what to return."""
+    with served(app_of(lambda: None)) as client:
+        assert client.get("/stages/statistics").status_code == 503
+    assert "the dependency of create_router returned a NoneType, not a tracker. Pass a StageTracker" in caplog.text
+
+
+def test_without_the_extra_the_error_names_it() -> None:
+    """Whoever has installed the core alone is told what to install."""
+    program = "import sys; sys.modules['fastapi'] = None; import processors_v2.api"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "pip install 'stage-tracker[api]'" in done.stderr
 
 
 def test_a_pause_of_nothing_is_refused(local: LocalSupabase) -> None:

@@ -226,7 +226,7 @@ def test_a_listener_that_does_not_read_holds_up_nobody(local: LocalSupabase, tra
             assert first.count(b'"change":') == 0
             assert second.count(b'"change":"completed"') == 8
 
-    asyncio.run(follow())
+    asyncio.run(asyncio.wait_for(follow(), 60))
 
 
 def test_nothing_is_asked_for_a_client_that_has_gone(local: LocalSupabase, document: str) -> None:
@@ -292,4 +292,4 @@ def test_more_documents_than_one_call_takes_are_all_told(
             for listener in listeners:
                 assert b"started" in (await asyncio.wait_for(listener.take(), 30) or b"")
 
-    asyncio.run(follow())
+    asyncio.run(asyncio.wait_for(follow(), 60))

@@ -5,12 +5,13 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 
-from processors_v2.errors import StageConflict
+from processors_v2.errors import DatabaseUnavailable, StageConflict
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import AsyncStageTracker, StageTracker
 from tests.api.conftest import app_of, following, in_loop, served, until
@@ -80,19 +81,35 @@ def test_a_server_without_the_migrations_is_503(document: str, caplog: pytest.Lo
     assert "Exposed schemas" in caplog.text
 
 
+def test_after_an_outage_every_listener_is_told_where_its_document_stands(
+    stack: LocalSupabase, api: httpx.Client, document: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crash takes back what was not on disk yet, so what was heard last may not be true any more."""
+
+    async def follow(client: httpx.AsyncClient) -> None:
+        async with following(client, document) as events:
+            first = await anext(events)
+            stack.kill_postgrest()
+            try:
+                await until(lambda: "event streams wait for the database" in caplog.text)
+            finally:
+                stack.restart_postgrest()
+            assert await anext(events) == first
+
+    in_loop(api, follow)
+
+
 def _work(stack: LocalSupabase, document: str, is_over: threading.Event) -> None:
     """Run stages of a document, fail and reset them, until told otherwise, whatever the database does meanwhile."""
     tracker, choice = StageTracker(stack.client(), retry_for=60), random.Random(document)
     while not is_over.is_set():
         stage = choice.choice(StageTracker.STAGES[:3])
-        try:
+        # Of a call that the crash interrupted it is not known whether it took effect, and the next one may not fit.
+        with suppress(StageConflict, DatabaseUnavailable):
+            tracker.reset_stage(document, stage, force=True)
             tracker.start_stage(document, stage)
             tracker.update_progress(document, stage, choice.randrange(100))
             choice.choice([tracker.complete_stage, lambda d, s: tracker.fail_stage(d, s, "broken")])(document, stage)
-            tracker.reset_stage(document, stage)
-        except StageConflict:
-            # A call that was sent again after the crash had taken effect before it.
-            tracker.reset_stage(document, stage, force=True)
 
 
 def test_a_stream_survives_a_restart_of_postgres_and_misses_nothing(
@@ -128,8 +145,8 @@ def test_a_stream_survives_a_restart_of_postgres_and_misses_nothing(
 
     in_loop(api, follow)
     assert last["data"]["status"] == api.get(f"/status/{document}").json()
-    assert caplog.text.count("event streams wait for the database") == 1
-    assert caplog.text.count("event streams go on") == 1
+    outages = caplog.text.count("event streams wait for the database")
+    assert 1 <= outages == caplog.text.count("event streams go on")
 
 
 def identity(change: dict[str, Any]) -> tuple[Any, ...]:
