@@ -85,6 +85,26 @@ def test_a_terminal_that_knows_ascii_only_gets_ascii(
         assert sign in printed
 
 
+def test_what_is_not_listed_is_told(run: Any) -> None:
+    """A list that is cut off says so on standard error, and how to see all of it."""
+    cut, whole = run("ls", "--limit", "1"), run("ls", "--limit", "0")
+    assert len(cut.out.splitlines()) == 2
+    assert cut.err == "The newest 1 are listed; --limit 0 lists all.\n"
+    assert len(whole.out.splitlines()) > 3
+    assert whole.err == ""
+
+
+def test_a_name_cannot_steer_the_terminal(run: Any, seen: Any, db: Any, tracker: StageTracker) -> None:
+    """Control characters in names and errors are blanks, and what looks like markup is text."""
+    document = db.document("\x1b[2J[bold]\x07:smile:\nmanual.pdf")
+    tracker.fail_stage(document, "upload", "gone\x1b]0;title\x07")
+    for command in (["ls", "--status", "failed"], ["timeline", document], ["status", document]):
+        printed = run(*command).out + seen(160, *command).out
+        assert not re.search(r"\x1b\[2J|\x1b\]|\x07", printed)
+    assert "[bold] :smile: manual.pdf" in printed + seen(160, "ls", "--status", "failed").out
+    tracker.cancel_document(document)
+
+
 @pytest.mark.parametrize(("key", "code", "status"), [("n", 1, "failed"), ("y", 0, "pending")])
 def test_a_bulk_change_is_asked_for_with_its_count(
     db: Any, tracker: StageTracker, key: str, code: int, status: str
