@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 from terminal import CTRL_C, Terminal
 
+from processors_v2._cli.watching import screen
 from processors_v2.stage_tracker import StageTracker
 
 pytestmark = pytest.mark.usefixtures("direct", "scene")
@@ -136,6 +138,19 @@ def test_watch_is_live_and_ends_on_ctrl_c(db: Any, tracker: StageTracker) -> Non
     assert "Traceback" not in terminal.plain
     # The cursor is there again.
     assert terminal.printed.rindex("\x1b[?25h") > terminal.printed.rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize("lines", [24, 40])
+def test_the_live_picture_is_no_higher_than_the_screen(tracker: StageTracker, lines: int) -> None:
+    """Bars that have no room are counted, and the stages under them stay in sight."""
+    running = tracker.get_running_stages()
+    console = Console(width=80, height=lines, force_terminal=True)
+    picture = screen(console, running * 50, tracker.get_statistics(), lines=lines)
+    printed = ["".join(part.text for part in line).rstrip() for line in console.render_lines(picture)]
+    assert len(printed) <= lines
+    (rest,) = [line for line in printed if re.fullmatch(r"and \d+ more", line)]
+    assert int(rest.split()[1]) + sum(" %" in line for line in printed) == len(running) * 50
+    assert printed[-1].startswith("search_indexing")
 
 
 def test_watch_in_a_pipe_prints_a_line_for_each_change(db: Any, tracker: StageTracker) -> None:
