@@ -37,10 +37,12 @@ class Column:
         heading: Over it; a line break in it is a blank in a pipe.
         kind: Text begins at the left, numbers end at the right; where the screen is narrow, what is "cut" gives way
             first, and what is "wrapped" takes more lines.
+        least: Width at least, where a table is drawn again and again.
     """
 
     heading: str
     kind: Literal["text", "number", "cut", "wrapped"] = "text"
+    least: int = 0
 
 
 def numbers(*headings: str) -> list[Column]:
@@ -120,6 +122,7 @@ def _table(console: Console, columns: Sequence[Column], cells: Sequence[Sequence
             Text(column.heading if console.is_terminal else column.heading.replace("\n", " ")),
             justify="right" if column.kind == "number" else "left",
             no_wrap=column.kind != "wrapped",
+            min_width=column.least or None,
         )
     for row in cells:
         made.add_row(*row)

@@ -99,11 +99,10 @@ def screen(
     shown = running[:room]
     parts: list[RenderableType] = [_headline(running), Text()]
     if shown:
-        parts += [_bars(console, shown), *_legend(shown)]
-    if len(shown) < len(running):
-        parts.append(Text(f"and {len(running) - len(shown):,} more", style="dim"))
-    if shown:
-        parts.append(Text())
+        parts.append(_bars(console, shown, max(map(len, statistics), default=0)))
+        if len(shown) < len(running):
+            parts.append(Text(f"and {len(running) - len(shown):,} more", style="dim"))
+        parts += [*_legend(shown), Text()]
     parts.append(_stages(console, open_stages) if open_stages else Text("Every stage of every document is finished"))
     return Group(*parts)
 
@@ -142,7 +141,7 @@ def _legend(running: list[RunningStage]) -> list[Text]:
     return [Text(text, style="dim") for condition, text in said.items() if condition in found]
 
 
-def _bars(console: Console, running: list[RunningStage]) -> RenderableType:
+def _bars(console: Console, running: list[RunningStage], stage_columns: int) -> RenderableType:
     is_wide = console.width >= _WIDE
     rows: list[list[Cell]] = [
         [
@@ -155,7 +154,14 @@ def _bars(console: Console, running: list[RunningStage]) -> RenderableType:
         ]
         for run in running
     ]
-    columns = [Column("document", "cut"), Column("stage"), Column("progress"), *numbers("", "time left")]
+    # Columns that keep their places from look to look.
+    columns = [
+        Column("document", "cut"),
+        Column("stage", least=stage_columns),
+        Column("progress"),
+        Column("", "number", least=5),
+        Column("time left", "number", least=16),
+    ]
     more = [*numbers("at work for"), Column("worker")] if is_wide else []
     return tables.table(console, [*columns, *more], rows)
 

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 from terminal import CTRL_C, Terminal
 
+from processors_v2._cli.watching import screen
 from processors_v2.stage_tracker import StageTracker
 
 pytestmark = pytest.mark.usefixtures("direct", "scene")
@@ -85,6 +87,26 @@ def test_a_terminal_that_knows_ascii_only_gets_ascii(
         assert sign in printed
 
 
+def test_what_is_not_listed_is_told(run: Any) -> None:
+    """A list that is cut off says so on standard error, and how to see all of it."""
+    cut, whole = run("ls", "--limit", "1"), run("ls", "--limit", "0")
+    assert len(cut.out.splitlines()) == 2
+    assert cut.err == "The newest 1 are listed; --limit 0 lists all.\n"
+    assert len(whole.out.splitlines()) > 3
+    assert whole.err == ""
+
+
+def test_a_name_cannot_steer_the_terminal(run: Any, seen: Any, db: Any, tracker: StageTracker) -> None:
+    """Control characters in names and errors are blanks, and what looks like markup is text."""
+    document = db.document("\x1b[2J[bold]\x07:smile:\nmanual.pdf")
+    tracker.fail_stage(document, "upload", "gone\x1b]0;title\x07")
+    for command in (["ls", "--status", "failed"], ["timeline", document], ["status", document]):
+        printed = run(*command).out + seen(160, *command).out
+        assert not re.search(r"\x1b\[2J|\x1b\]|\x07", printed)
+    assert "[bold] :smile: manual.pdf" in printed + seen(160, "ls", "--status", "failed").out
+    tracker.cancel_document(document)
+
+
 @pytest.mark.parametrize(("key", "code", "status"), [("n", 1, "failed"), ("y", 0, "pending")])
 def test_a_bulk_change_is_asked_for_with_its_count(
     db: Any, tracker: StageTracker, key: str, code: int, status: str
@@ -116,6 +138,19 @@ def test_watch_is_live_and_ends_on_ctrl_c(db: Any, tracker: StageTracker) -> Non
     assert "Traceback" not in terminal.plain
     # The cursor is there again.
     assert terminal.printed.rindex("\x1b[?25h") > terminal.printed.rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize("lines", [24, 40])
+def test_the_live_picture_is_no_higher_than_the_screen(tracker: StageTracker, lines: int) -> None:
+    """Bars that have no room are counted, and the stages under them stay in sight."""
+    running = tracker.get_running_stages()
+    console = Console(width=80, height=lines, force_terminal=True)
+    picture = screen(console, running * 50, tracker.get_statistics(), lines=lines)
+    printed = ["".join(part.text for part in line).rstrip() for line in console.render_lines(picture)]
+    assert len(printed) <= lines
+    (rest,) = [line for line in printed if re.fullmatch(r"and \d+ more", line)]
+    assert int(rest.split()[1]) + sum(" %" in line for line in printed) == len(running) * 50
+    assert printed[-1].startswith("search_indexing")
 
 
 def test_watch_in_a_pipe_prints_a_line_for_each_change(db: Any, tracker: StageTracker) -> None:
