@@ -13,6 +13,7 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROO
 RUN_ELSEWHERE = {
     "docs/cli.md": "tests/cli/test_docs.py",
     "docs/edge_functions.md": "tests/edge/test_page.py",
+    "docs/http.md": "tests/docs/test_http.py",
     "docs/install.md": "tests/stack/test_installed.py",
 }
 # Pages whose programs each stand alone; those of the others are run one after the other, as one program.
