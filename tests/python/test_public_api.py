@@ -146,4 +146,4 @@ def test_methods_are_named_as_the_functions_of_the_database(db: Any) -> None:
         "get_eta",
     }
     views = {"list_stages", "get_running_stages", "get_stage_flow"}
-    assert methods - functions == shorter | views | {"close"}
+    assert methods - functions == shorter | views | {"close", "watch"}

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal, assert_type
 
 import supabase
+from fastapi import APIRouter, FastAPI
 
 from processors_v2 import errors
+from processors_v2.api import app, create_router
 from processors_v2.local import LocalSupabase
 from processors_v2.models import (
     AwaitedStage,
@@ -37,6 +39,7 @@ from processors_v2.models import (
     RunningStage,
     SecondsRange,
     Stage,
+    StageChange,
     StageCounts,
     StageEta,
     StageExplanation,
@@ -50,6 +53,7 @@ from processors_v2.models import (
     StuckStages,
     Timeline,
     TimelineRun,
+    WatchEvent,
     WorkerLoad,
 )
 from processors_v2.stage_tracker import (
@@ -203,6 +207,17 @@ def watch(tracker: StageTracker, document_id: str | uuid.UUID) -> None:
     assert_type(forecast, Forecast)
     assert_type(forecast["stages"], dict[str, StageForecast])
     assert_type(forecast["stages"]["upload"]["empty"]["one_more"], float | None)
+    for event in tracker.watch(document_id, every=0.5, after=None):
+        assert_type(event, WatchEvent)
+        assert_type(event["changes"], list[StageChange])
+
+
+async def serve(tracker: StageTracker, other: AsyncStageTracker) -> None:
+    """The endpoints in an application, over each kind of tracker."""
+    assert_type(create_router(tracker), APIRouter)
+    assert_type(create_router(other, look_every=1), APIRouter)
+    assert_type(create_router(lambda: tracker), APIRouter)
+    assert_type(app, FastAPI)
 
 
 def maintain(tracker: StageTracker) -> None:
@@ -271,6 +286,8 @@ async def asynchronously(client: supabase.AsyncClient, document_id: uuid.UUID, m
             assert_type(listed, ListedDocument)
         assert_type(await tracker.get_running_stages(), list[RunningStage])
         assert_type(await tracker.get_eta(document_id), DocumentEta)
+        async for event in tracker.watch(document_id):
+            assert_type(event, WatchEvent)
         await tracker.close()
 
 
