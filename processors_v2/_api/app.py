@@ -21,7 +21,7 @@ from processors_v2._errors import AccessDenied
 # Seconds. A caller should hear that the database is away before it gives up itself.
 _TIMEOUT = 5.0
 _RETRY_FOR = 3.0
-# As many callers share the reader of their event streams with their other tabs.
+# Trackers that are kept, so that the event streams of one token share a reader.
 _MOST_TOKENS = 1000
 # RFC 6750; anything else could not be sent on.
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")

@@ -64,7 +64,7 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
 
         Events are of type `status`. Their data has `changes`: what began and ended since the event before, oldest
         first, each once; `status`: what /status/{document_id} answers; `is_open`: false while nothing runs or may run
-        until a person does something. The stream ends after an event of type `gone` when the document was deleted.
+        until a person does something. The stream ends after an event of type `gone`: the document was deleted.
         """
         after = request.headers.get("last-event-id") or None
         listener = await arrive(tracker, _calls.document_id(document_id), after)
