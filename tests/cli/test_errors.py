@@ -136,6 +136,15 @@ def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
     assert done.stderr == f"stage-tracker needs {missing}: pip install 'stage-tracker[cli]'\n"
 
 
+def test_the_demo_without_its_extra_says_what_to_install(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded stack is an extra of its own."""
+    monkeypatch.setitem(sys.modules, "processors_v2._local.stack", None)
+    done = run("demo")
+    assert done.code == 5
+    assert is_clean(done)
+    assert "pip install 'stage-tracker[local]'" in done.err
+
+
 def test_variables_come_from_a_file_too(run: Any, folder: Path, database: str) -> None:
     """A file .env in the working directory names the database."""
     (folder / ".env").write_text(f"SUPABASE_DB_URL={database}\n", encoding="utf-8")
