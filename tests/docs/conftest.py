@@ -20,18 +20,20 @@ Connect = Callable[..., "psycopg.Connection[tuple[Any, ...]]"]
 
 
 @pytest.fixture(scope="session")
-def migrated(local: LocalSupabase) -> Iterator[str]:
+def migrated(local: LocalSupabase) -> str:
     """Name of a migrated database to copy: nobody is connected to it."""
     name = "docs_template"
     local.create_database(name)
     local.apply_to(name, migrations_folder())
-    yield name
-    local.drop_database(name)
+    return name
 
 
 @pytest.fixture(scope="session")
-def database_of(local: LocalSupabase, migrated: str) -> Iterator[Callable[[str], str]]:
-    """Names the migrated database of a page or test module, made without documents when it is first asked for."""
+def database_of(local: LocalSupabase, migrated: str) -> Callable[[str], str]:
+    """Names the migrated database of a page or test module, made without documents when it is first asked for.
+
+    They go with the stack: to drop one costs a checkpoint.
+    """
     made: dict[str, str] = {}
 
     def of(owner: str) -> str:
@@ -40,9 +42,7 @@ def database_of(local: LocalSupabase, migrated: str) -> Iterator[Callable[[str],
             local.create_database(made[owner], migrated)
         return made[owner]
 
-    yield of
-    for name in made.values():
-        local.drop_database(name)
+    return of
 
 
 @pytest.fixture
