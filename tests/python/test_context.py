@@ -202,7 +202,9 @@ def test_metadata_of_a_failed_stage_is_kept(tracker: StageTracker, document: str
     assert (stage["progress"], stage["metadata"]) == (70, {"pages_processed": 7})
 
 
-@pytest.mark.parametrize("odd", [object(), float("nan"), b"bytes", {"deep": [1, {2, 3}, object()]}], ids=repr)
+@pytest.mark.parametrize(
+    "odd", [object(), float("nan"), b"bytes", {"deep": [1, {2, 3}, object()]}], ids=["object", "nan", "bytes", "deep"]
+)
 def test_odd_metadata_raises_in_the_call(tracker: StageTracker, document: str, db: Any, odd: object) -> None:
     """What cannot be stored raises where it is given, and the stage ends as failed with that sentence."""
     with (

@@ -40,7 +40,7 @@ def _found(answer: dict[str, Any], failures: dict[str, uuid.UUID]) -> set[str]:
         ({"p_error": "toner"}, set()),
         ({"p_stage_name": "upload", "p_error": "paper"}, {"paper"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_failed_stages_are_retried_by_filter(service, failures: dict, filters: dict, found: set) -> None:
     """Those that match stage and part of the error are pending and ready again, the others stay failed."""
