@@ -8,6 +8,8 @@
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
+-- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
 create or replace function krai_core.schema_version() returns text
 language plpgsql stable

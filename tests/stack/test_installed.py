@@ -186,6 +186,8 @@ def first_program() -> tuple[str, str]:
 def test_an_empty_folder_becomes_a_project_that_works(installed: Installed, project: Project) -> None:
     """The commands of docs/install.md, then the README's program: the wheel and nothing else of this project."""
     install, update = COMMANDS[0], COMMANDS[-1]
+    # The README.md names the same commands.
+    assert ("bash", install) in BLOCK.findall(README)
     assert len(install.splitlines()) <= 5
     before, doctor = install.rsplit("stage-tracker doctor", 1)
     assert doctor == "\n"
