@@ -69,7 +69,7 @@ begin
             '_raise_conflict', '_raise_unknown_document', '_readers_of_documents', '_rederived', '_remaining_us',
             '_renew_default', '_repair_batch', '_repair_held', '_repair_rows', '_repair_willing', '_repaired',
             '_repaired_stage', '_reported_stage', '_requeue_expired', '_retry_at', '_running_stages',
-            '_share_of_units', '_shown_error', '_skip_metadata', '_sql_counted', '_sql_document_state',
+            '_shown_error', '_skip_metadata', '_sql_counted', '_sql_document_state',
             '_sql_duration_us', '_sql_stage_state', '_stage_estimates', '_stage_named', '_stage_rates',
             '_stage_state', '_stage_statistics', '_stages_named', '_started_stage', '_state_of_run',
             '_tg_documents_delete_runs', '_tg_documents_edited', '_tg_documents_inserted', '_tg_documents_keep_rest',

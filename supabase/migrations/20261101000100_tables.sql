@@ -225,9 +225,10 @@ create unique index if not exists stage_runs_one_open_run
 -- takes a fifth of what it would with the stage.
 create index if not exists stage_runs_document
     on krai_core.stage_runs (document_id);
--- The queue of a stage, in the order in which it is handed out.
+-- The queue of a stage, in the order in which it is handed out. Lists pass over retries by the last column, without a look at
+-- their rows: those of the future are the newest of all.
 create index if not exists stage_runs_ready
-    on krai_core.stage_runs (stage_name, priority desc, available_at, id) where status = 'ready';
+    on krai_core.stage_runs (stage_name, priority desc, available_at, id, retry_at) where status = 'ready';
 -- What is being worked on, to look for leases that are over. Without the lease itself: see above.
 create index if not exists stage_runs_running
     on krai_core.stage_runs (stage_name) where status = 'running';
@@ -244,7 +245,7 @@ create index if not exists stage_runs_failed
 -- The newest failures by their kind, without a look at the rows. Only who says `id > 0` gets it: the planner would take it
 -- for a stage or a fingerprint, too, and pass over all others.
 create index if not exists stage_runs_failures
-    on krai_core.stage_runs (finished_at) include (stage_name, error_fingerprint, attempt, id)
+    on krai_core.stage_runs (finished_at) include (error_fingerprint, id, attempt, stage_name)
     where is_current and status in ('failed', 'lost') and id > 0;
 -- The newest failures of one kind.
 create index if not exists stage_runs_fingerprint

@@ -94,23 +94,26 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    -- `offset 0` keeps the planner from working the state out again for each of the sums.
+    -- The stages as a string with one letter for each, in order: the second of its state, which no other state has (pEnding,
+    -- pRocessing, cOmpleted, fAiled, sKipped). To look at strings takes a third of the time of sums over rows. What is the same
+    -- for all documents is a subquery of its own, worked out once; `offset 0` keeps the string from being made for each column.
     return format($q$select
-        coalesce((select s.name from krai_core.stages s where s.position = min(ds.position) filter (where ds.status not in ('completed', 'skipped'))),
-            'completed') as current_stage,
-        coalesce(100.0 * count(*) filter (where ds.status in ('completed', 'skipped')) / nullif(count(*), 0), 100)::numeric(5, 2) as progress_percentage,
+        case when ltrim(stands.letters, 'ok') = '' then 'completed' else (
+            select array_agg(s.name order by s.position) from krai_core.stages s where s.enabled
+        )[length(stands.letters) - length(ltrim(stands.letters, 'ok')) + 1] end as current_stage,
+        coalesce(100.0 * (length(stands.letters) - length(translate(stands.letters, 'ok', ''))) / nullif(length(stands.letters), 0), 100)::numeric(5, 2)
+            as progress_percentage,
         case
-            when bool_or(ds.status = 'failed') then 'failed'
-            when bool_and(ds.status = 'pending') then 'pending'
-            when bool_or(ds.status not in ('completed', 'skipped')) then 'processing'
-            else 'completed'
+            when ltrim(stands.letters, 'ok') = '' then 'completed'
+            when strpos(stands.letters, 'a') > 0 then 'failed'
+            when ltrim(stands.letters, 'e') = '' then 'pending'
+            else 'processing'
         end as document_status
     from (
-        select s.position, %1$s as status
-        from krai_core.stages s
-        where s.enabled
+        select coalesce(string_agg(substr(%1$s, 2, 1), ''), '') as letters
+        from unnest((select array_agg(s.name order by s.position) from krai_core.stages s where s.enabled)) as enabled (name)
         offset 0
-    ) ds$q$, krai_core._sql_stage_state(p_stage_status || ' -> s.name'));
+    ) stands$q$, krai_core._sql_stage_state(p_stage_status || ' -> enabled.name'));
 end;
 $$;
 comment on function krai_core._sql_document_state(text) is

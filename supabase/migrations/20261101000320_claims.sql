@@ -147,18 +147,18 @@ begin
             from opened o
             where d.id = any (array[o.document_id])
             -- Here, and not joined afterwards, which would take the square of the time.
-            returning o.id, o.available_at, d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata, o.stage
+            returning o.id, o.available_at, d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata, o.stage, d.ctid as row
         )
         select coalesce(jsonb_agg(jsonb_build_object(
             'document_id', w.document_id, 'filename', w.filename, 'stage_name', p_stage.name,
             'attempt', w.attempt, 'max_attempts', p_stage.max_attempts, 'claim_id', p_claim_id,
             'lease_ms', round(v_lease_seconds * 1000), 'metadata', w.metadata) order by w.available_at, w.id), '[]') as answer,
-            array_agg(w.document_id) as ids,
+            array_agg(w.document_id) as ids, array_agg(w.row) as rows,
             array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried, array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
         into v_claimed
         from written w;
         perform set_config('krai_core.writer', '', true);
-        perform krai_core._follow_legacy(v_claimed.ids, true) where v_claimed.ids is not null;
+        perform krai_core._follow_legacy(v_claimed.ids, true, v_claimed.rows, true) where v_claimed.ids is not null;
         perform krai_core._keep_failed_runs(p_stage.name, v_claimed.retried, v_claimed.failed) where v_claimed.retried is not null;
         v_answer := v_answer || v_claimed.answer;
     end loop;

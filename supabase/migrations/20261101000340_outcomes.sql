@@ -34,7 +34,7 @@ comment on function krai_core._reported_stage(jsonb, text, text, text, numeric, 
 'A running stage, in the shape of the seven keys, after an outcome.';
 
 -- Planned once and by index; see _claim_ready.
-create or replace function krai_core._finish_usual(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
+create or replace function krai_core._finish_usual(p_outcomes jsonb, p_rows tid[], out o_done bigint[], out o_retries jsonb)
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -54,17 +54,17 @@ begin
     with asked as materialized (
         select a.n, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress, coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
             case when a.outcome = 'failed' and a.retry then krai_core._retry_at(a.stage_name, r.attempt, v_now) end as retry_at,
-            r.id as run_id, r.started_at, r.lease_seconds, d.stage, count(*) over (partition by r.id) as times
+            r.id as run_id, r.started_at, r.lease_seconds, a.row, d.stage
         from rows from (jsonb_to_recordset(p_outcomes) as (
             document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
-            progress numeric)) with ordinality
-            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, n)
+            progress numeric), unnest(p_rows)) with ordinality
+            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, row, n)
         -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
         cross join lateral (
             select * from krai_core.stage_runs h where h.document_id = a.document_id and h.stage_name = a.stage_name
               and h.status in ('ready', 'running') and (h.claim_id = a.claim_id) is true offset 0) r
-        -- Only an object has a stage by its name.
-        cross join lateral (select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.id = a.document_id offset 0) d
+        -- Where the caller has locked it. Only an object has a stage by its name.
+        cross join lateral (select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.ctid = a.row offset 0) d
         where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
           and (a.progress between 0 and 100 or a.progress is null)
           -- Where it falls back, the run notes how far it had come.
@@ -73,20 +73,21 @@ begin
               && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
     ),
     usual as materialized (
-        select * from asked a where a.times = 1
+        select * from asked a where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1))
     ),
     written as (
         update krai_core.documents d
         set stage_status = d.stage_status || patch.stages
         from (
-            select u.document_id, jsonb_object_agg(u.stage_name, case u.outcome
+            select u.row, jsonb_object_agg(u.stage_name, case u.outcome
                 when 'completed' then u.stage || v_completed || jsonb_build_object(
                     'duration_seconds', trim_scale(round(greatest(extract(epoch from v_now - u.started_at), 0), 6)),
                     'metadata', u.stage -> 'metadata' || u.metadata)
                 else krai_core._reported_stage(u.stage, u.outcome, u.error, u.reason, u.progress, u.metadata, u.started_at, v_now) end) as stages
-            from usual u group by u.document_id
+            from usual u group by u.row
         ) patch
-        where d.id = any (array[patch.document_id])
+        where d.ctid = patch.row
+        returning d.ctid as row
     ),
     closed as (
         update krai_core.stage_runs r
@@ -105,7 +106,7 @@ begin
     )
     select array_agg(u.n) as done, jsonb_object_agg(u.n, krai_core._iso(u.retry_at)) filter (where u.retry_at is not null) as retries,
         array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null) as touched,
-        array_agg(u.document_id) filter (where u.outcome <> 'progress') as closed,
+        array_agg(u.document_id) filter (where u.outcome <> 'progress') as closed, (select array_agg(w.row) from written w) as rows,
         array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')) as finished,
         array_agg(distinct u.stage_name) filter (where u.retry_at is not null) as failed,
         array_agg(u.stage_name) filter (where u.outcome <> 'progress') as stages, array_agg(u.outcome) filter (where u.outcome <> 'progress') as outcomes,
@@ -114,15 +115,15 @@ begin
     from usual u;
     perform set_config('krai_core.writer', '', true);
     perform krai_core._count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
-    perform krai_core._follow_legacy(v_all.closed, not 'failed' = any (v_all.outcomes)) where v_all.closed is not null;
     perform krai_core._derive_ready_runs(v_all.touched,
         array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true) where v_all.touched is not null;
+    perform krai_core._follow_legacy(v_all.closed, not 'failed' = any (v_all.outcomes), v_all.rows) where v_all.closed is not null;
     o_done := v_all.done;
     o_retries := v_all.retries;
 end;
 $$;
-comment on function krai_core._finish_usual(jsonb) is
-'Writes those outcomes that belong to a running run of their own and a stage in shape; the documents must be locked by the caller. Returns their places in the array, from 1, and {"<place>": time of the automatic retry}.';
+comment on function krai_core._finish_usual(jsonb, tid[]) is
+'Writes those outcomes that belong to a running run of their own and a stage in shape. p_rows: where the row of the document of each outcome is, which the caller has locked in a statement before. Returns their places in the array, from 1, and {"<place>": time of the automatic retry}.';
 
 create or replace function krai_core._finish_one(p_outcome jsonb) returns jsonb
 language plpgsql volatile
@@ -205,6 +206,7 @@ set search_path = ''
 as $$
 declare
     v_ids uuid[] := krai_core._checked_outcomes(p_outcomes);
+    v_rows tid[];
     v_usual record;
     v_answers jsonb[];
     v_place integer;
@@ -212,8 +214,13 @@ begin
     if v_ids = '{}' then
         return '[]'::jsonb;
     end if;
-    perform from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update;
-    v_usual := krai_core._finish_usual(p_outcomes);
+    with locked as materialized (
+        select d.id, d.ctid as row from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update
+    )
+    select array_agg(l.row order by a.place) into v_rows
+    from unnest(v_ids) with ordinality as a (id, place)
+    left join locked l on l.id = a.id;
+    v_usual := krai_core._finish_usual(p_outcomes, v_rows);
     v_answers := array_fill('{"ok": true}'::jsonb, array[cardinality(v_ids)]);
     for v_place in select (jsonb_object_keys(v_usual.o_retries))::integer loop
         v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);

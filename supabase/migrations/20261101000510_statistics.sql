@@ -25,6 +25,7 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_sort = off
 set jit = off
 as $$
 begin
@@ -166,39 +167,45 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_sort = off
 set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_recent timestamptz := date_trunc('hour', clock_timestamp(), 'UTC') - interval '1 hour';
+    v_day timestamptz := v_recent - interval '23 hours';
 begin
     return query
-    with sums as materialized (
-        select k.stage_name, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed) as completed, sum(k.failed) as failed,
-            sum(k.skipped) as skipped, sum(k.timed)::bigint as timed, sum(k.duration_us) as duration_us
+    with parts as materialized (
+        -- The deltas are read once for everything. Counts as floating point: see _histograms.
+        select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed) as completed, sum(k.failed) as failed,
+            sum(k.skipped) as skipped, sum(k.timed) as timed, sum(k.duration_us) as duration_us, sum(k.waited) as waited, sum(k.wait_us) as wait_us,
+            sum(k.recent) as recent
         from (
-            -- Not by way of _stage_sums, which adds up each bucket first. Counts as floating point: see _histograms.
-            select c.stage_name, c.documents::double precision as documents, c.processing::double precision as processing, c.completed::double precision as completed,
-                c.failed::double precision as failed, c.skipped::double precision as skipped, c.timed::double precision as timed, c.duration_us
+            select c.stage_name, c.bucket::integer as bucket, c.documents::double precision as documents, c.processing::double precision as processing,
+                c.completed::double precision as completed, c.failed::double precision as failed, c.skipped::double precision as skipped,
+                c.timed::double precision as timed, c.duration_us, 0::double precision as waited, 0::double precision as wait_us, 0::double precision as recent
             from krai_core.stage_counters c
             union all
-            select d.stage_name, d.documents, d.processing, d.completed, d.failed, d.skipped, d.timed, d.duration_us from krai_core.stage_deltas d
-        ) k
-        group by k.stage_name
-    ),
-    flow as materialized (
-        select x.stage_name, sum(x.waited) as waited, sum(x.wait_us) as wait_us, sum(x.completed) filter (where x.hour >= v_recent) as completed
-        from (
-            select f.stage_name, f.hour, f.waited, f.wait_us, f.completed
+            select d.stage_name, d.bucket, d.documents, d.processing, d.completed, d.failed, d.skipped, d.timed, d.duration_us,
+                case when d.hour >= v_day then d.waited else 0 end, case when d.hour >= v_day then d.wait_us else 0 end,
+                case when d.hour >= v_recent then d.runs_completed else 0 end
+            from krai_core.stage_deltas d
+            union all
+            select f.stage_name, -1, 0, 0, 0, 0, 0, 0, 0, f.waited, f.wait_us, case when f.hour >= v_recent then f.completed else 0 end
             from krai_core.stages known
             -- Stage by stage: each is a range of the key, however many years there are.
-            cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_recent - interval '23 hours' offset 0) f
-            union all
-            select d.stage_name, d.hour, d.waited, d.wait_us, d.runs_completed
-            from krai_core.stage_deltas d
-            where d.hour >= v_recent - interval '23 hours' and d.waited + d.runs_completed > 0
-        ) x
-        group by x.stage_name
+            cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_day offset 0) f
+        ) k
+        group by k.stage_name, k.bucket
+    ),
+    sums as materialized (
+        select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing, sum(p.completed) as completed, sum(p.failed) as failed,
+            sum(p.skipped) as skipped, sum(p.timed) as timed, sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
+            sum(p.recent)::numeric as recent, array_agg(p.bucket order by p.bucket) filter (where p.timed > 0) as buckets,
+            array_agg(p.upto order by p.bucket) filter (where p.timed > 0) as upto
+        from (select p.*, sum(p.timed) over (partition by p.stage_name order by p.bucket) as upto from parts p) p
+        group by p.stage_name
     ),
     busy as materialized (
         select x.stage_name, count(*) as workers
@@ -212,18 +219,16 @@ begin
     select s.name,
         (coalesce(whole.documents, 0) - coalesce(k.processing + k.completed + k.failed + k.skipped, 0))::bigint,
         coalesce(k.processing, 0)::bigint, coalesce(k.completed, 0)::bigint, coalesce(k.failed, 0)::bigint, coalesce(k.skipped, 0)::bigint,
-        k.duration_us / nullif(k.timed, 0) / 1000000, coalesce(k.timed, 0)::bigint,
-        round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5) / 1e6)::numeric, 6),
-        round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) / 1e6)::numeric, 6),
-        round((krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.99) / 1e6)::numeric, 6),
-        round(f.wait_us / nullif(f.waited, 0) / 1000000, 6),
-        round(coalesce(f.completed, 0) * 3600 / extract(epoch from v_now - v_recent), 3),
+        k.duration_us / nullif(k.timed, 0)::bigint / 1000000, coalesce(k.timed, 0)::bigint,
+        round((krai_core._quantile_us(k.buckets, k.upto, k.timed * 0.5) / 1e6)::numeric, 6),
+        round((krai_core._quantile_us(k.buckets, k.upto, k.timed * 0.95) / 1e6)::numeric, 6),
+        round((krai_core._quantile_us(k.buckets, k.upto, k.timed * 0.99) / 1e6)::numeric, 6),
+        round(k.wait_us / nullif(k.waited, 0)::bigint / 1000000, 6),
+        round(coalesce(k.recent, 0) * 3600 / extract(epoch from v_now - v_recent), 3),
         krai_core._oldest_ready(s.name), coalesce(b.workers, 0)
     from krai_core.stages s
     left join sums whole on whole.stage_name = ''
     left join sums k on k.stage_name = s.name
-    left join krai_core._histograms() h on h.stage_name = s.name
-    left join flow f on f.stage_name = s.name
     left join busy b on b.stage_name = s.name
     where s.enabled
     order by s.position;

@@ -195,14 +195,13 @@ begin
          order by r.priority desc, r.available_at, r.id limit p_limit)
         limit p_limit
     )
-    select jsonb_build_object(
-        'documents', coalesce(jsonb_agg(to_jsonb(d) order by p.priority desc, p.available_at, p.id), '[]'),
-        'next', case when count(*) = p_limit then (
-            select format('%s %s %s', last.priority, krai_core._iso(last.available_at), last.id)
-            from page last order by last.priority, last.available_at desc, last.id desc limit 1) end)
-    into v_answer
-    from page p
-    join krai_core.documents d on d.id = any (array[p.document_id]);
+    -- One to_jsonb of nested rows: see _listed.
+    select to_jsonb(answer) into v_answer
+    from (select array(
+            select d from page p join krai_core.documents d on d.id = any (array[p.document_id])
+            order by p.priority desc, p.available_at, p.id) as documents, (
+            select case when count(*) over () = p_limit then format('%s %s %s', p.priority, krai_core._iso(p.available_at), p.id) end
+            from page p order by p.priority, p.available_at desc, p.id desc limit 1) as next) answer;
     return v_answer;
 end;
 $$;

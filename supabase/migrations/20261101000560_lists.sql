@@ -36,58 +36,79 @@ end;
 $$;
 comment on function krai_core._cursor_of(text) is 'The place in a list that a page goes on behind; raises 22023 invalid_cursor.';
 
--- One range of one index for each kind of run. What is asked is written out for each, because only so the planner sees the
--- index that holds just those. How to plan is said by the caller, once for all sources.
-create or replace function krai_core._newest_runs(p_stage_name text, p_kind text, p_since timestamptz, p_at timestamptz, p_id bigint, p_limit integer, p_fingerprint bigint default null)
-returns table (run_id bigint, document_id uuid, since timestamptz)
+-- One range of one index for each source. What is asked is written out for each kind, because only so the planner sees the index
+-- that holds just those. How to plan is said by the caller.
+create or replace function krai_core._newest_runs(
+    p_kind text, p_stages text[], p_sources integer[], p_since timestamptz, p_at timestamptz[], p_id bigint[], p_limit integer, p_fingerprint bigint)
+returns table (source integer, run tid, run_id bigint, document_id uuid, since timestamptz)
 language plpgsql stable
 set search_path = ''
 as $$
-declare
-    v_level bigint := 2147483648;
-    v_lowest bigint;
 begin
     if p_kind = 'completed' then
-        return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.is_current and r.status = 'completed' and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
-        order by r.finished_at desc, r.id desc limit p_limit;
+        return query select u.source, x.* from unnest(p_sources) as u (source) cross join lateral (
+            select r.ctid, r.id, r.document_id, r.finished_at from krai_core.stage_runs r
+            where r.stage_name = p_stages[u.source] and r.is_current and r.status = 'completed' and r.finished_at between p_since and p_at[u.source]
+              and (r.finished_at, r.id) < (p_at[u.source], p_id[u.source])
+            order by r.finished_at desc, r.id desc limit p_limit) x;
     elsif p_kind = 'skipped' then
-        return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.is_current and r.status in ('skipped', 'cancelled') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
-        order by r.finished_at desc, r.id desc limit p_limit;
+        return query select u.source, x.* from unnest(p_sources) as u (source) cross join lateral (
+            select r.ctid, r.id, r.document_id, r.finished_at from krai_core.stage_runs r
+            where r.stage_name = p_stages[u.source] and r.is_current and r.status in ('skipped', 'cancelled') and r.finished_at between p_since and p_at[u.source]
+              and (r.finished_at, r.id) < (p_at[u.source], p_id[u.source])
+            order by r.finished_at desc, r.id desc limit p_limit) x;
     elsif p_kind = 'failed' and p_fingerprint is not null then
-        return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.error_fingerprint = p_fingerprint and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
-          and (p_stage_name is null or r.stage_name = p_stage_name)
+        return query select p_sources[1], r.ctid, r.id, r.document_id, r.finished_at from krai_core.stage_runs r
+        where r.error_fingerprint = p_fingerprint and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at[1]
+          and (r.finished_at, r.id) < (p_at[1], p_id[1])
+          and (p_stages[1] is null or r.stage_name = p_stages[1])
         order by r.finished_at desc, r.id desc limit p_limit;
-    elsif p_kind = 'failed' and p_stage_name is null then
-        return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.id > 0 and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
+    elsif p_kind = 'failed' and p_stages[1] is null then
+        return query select p_sources[1], r.ctid, r.id, r.document_id, r.finished_at from krai_core.stage_runs r
+        where r.id > 0 and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at[1]
+          and (r.finished_at, r.id) < (p_at[1], p_id[1])
         order by r.finished_at desc, r.id desc limit p_limit;
     elsif p_kind = 'failed' then
-        return query select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at and (r.finished_at, r.id) < (p_at, p_id)
-        order by r.finished_at desc, r.id desc limit p_limit;
+        return query select u.source, x.* from unnest(p_sources) as u (source) cross join lateral (
+            select r.ctid, r.id, r.document_id, r.finished_at from krai_core.stage_runs r
+            where r.stage_name = p_stages[u.source] and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at[u.source]
+              and (r.finished_at, r.id) < (p_at[u.source], p_id[u.source])
+            order by r.finished_at desc, r.id desc limit p_limit) x;
     elsif p_kind = 'processing' then
-        return query select r.id, r.document_id, r.started_at from krai_core.stage_runs r
-        where r.stage_name = p_stage_name and r.status = 'running' and r.started_at >= p_since and (r.started_at, r.id) < (p_at, p_id)
-        order by r.started_at desc, r.id desc limit p_limit;
+        return query select u.source, x.* from unnest(p_sources) as u (source) cross join lateral (
+            select r.ctid, r.id, r.document_id, r.started_at from krai_core.stage_runs r
+            where r.stage_name = p_stages[u.source] and r.status = 'running' and r.started_at >= p_since
+              and (r.started_at, r.id) < (p_at[u.source], p_id[u.source])
+            order by r.started_at desc, r.id desc limit p_limit) x;
     else
-        -- Ready: newest first within each level of priority. A stage that failed and is to be tried again is not pending.
-        v_lowest := (select r.priority from krai_core.stage_runs r where r.stage_name = p_stage_name and r.status = 'ready' order by r.priority limit 1);
-        while v_lowest < v_level loop
-            v_level := (select r.priority from krai_core.stage_runs r
-                where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_level order by r.priority desc limit 1);
-            return query select r.id, r.document_id, r.available_at from krai_core.stage_runs r
-            where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_level and r.available_at >= p_since and (r.available_at, r.id) < (p_at, p_id)
-              and r.retry_at is null
-            order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit;
-        end loop;
+        -- Ready: newest first within each level of priority, the levels of a stage together. A stage that failed and is to be tried
+        -- again is not pending.
+        return query
+        with recursive levels (source, priority) as (
+            select u.source, (select r.priority from krai_core.stage_runs r
+                where r.stage_name = p_stages[u.source] and r.status = 'ready' order by r.priority desc limit 1)
+            from unnest(p_sources) as u (source)
+            union all
+            select l.source, (select r.priority from krai_core.stage_runs r
+                where r.stage_name = p_stages[l.source] and r.status = 'ready' and r.priority < l.priority order by r.priority desc limit 1)
+            from levels l where l.priority is not null
+        )
+        select y.source, y.ctid, y.id, y.document_id, y.available_at
+        from (
+            select l.source, x.*, row_number() over (partition by l.source order by x.available_at desc, x.id desc) as place
+            from levels l
+            cross join lateral (
+                select r.ctid, r.id, r.document_id, r.available_at from krai_core.stage_runs r
+                where r.stage_name = p_stages[l.source] and r.status = 'ready' and r.priority = l.priority and r.available_at >= p_since
+                  and (r.available_at, r.id) < (p_at[l.source], p_id[l.source]) and r.retry_at is null
+                order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit) x
+        ) y
+        where y.place <= p_limit;
     end if;
 end;
 $$;
-comment on function krai_core._newest_runs(text, text, timestamptz, timestamptz, bigint, integer, bigint) is
-'The newest runs of a stage of one kind (ready, processing, completed, failed, skipped) from p_since on and behind a place, at most p_limit, of ready ones for each priority: run, document, since when. Of failed ones, a stage of null is any, and those of one fingerprint can be asked for.';
+comment on function krai_core._newest_runs(text, text[], integer[], timestamptz, timestamptz[], bigint[], integer, bigint) is
+'The newest runs of one kind (ready, processing, completed, failed, skipped) from p_since on and behind a place, at most p_limit of each source: source, where its row is (for the snapshot of the caller), run, document, since when. p_sources: which of p_stages, p_at and p_id. Of failed ones a single source may be a stage of null, which is any, and those of one fingerprint can be asked for.';
 
 create or replace function krai_core._before(p_stage_name text) returns text[]
 language plpgsql stable
@@ -107,8 +128,9 @@ end;
 $$;
 comment on function krai_core._before(text) is 'A stage and all enabled stages that must be finished before it.';
 
-create or replace function krai_core._page_of_runs(p_stages text[], p_kinds text[], p_pending text, p_at timestamptz, p_id bigint, p_limit integer, p_error text, p_fingerprint bigint)
-returns table (run_id bigint, document_id uuid, since timestamptz, is_listed boolean)
+create or replace function krai_core._page_of_runs(
+    p_stages text[], p_kinds text[], p_pending text, p_at timestamptz, p_id bigint, p_limit integer, p_error text, p_fingerprint bigint, p_most integer,
+    out o_runs tid[], out o_documents tid[], out o_seen integer, out o_last_at timestamptz, out o_last_id bigint)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -119,58 +141,106 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-    v_ids bigint[] := array[]::bigint[];
-    v_documents uuid[] := array[]::uuid[];
-    v_since timestamptz[] := array[]::timestamptz[];
-    -- What is older than so many of those that were found can be on no page.
-    v_floor timestamptz := '-infinity'::timestamptz;
+    v_count integer := cardinality(p_stages);
+    -- Of many sources each gives a few at first, and the rest if those few may all be on the page.
+    v_part integer := case when v_count = 1 then p_limit else least(p_limit, greatest(2 * p_limit / v_count, 8)) end;
+    v_open integer[] := array(select generate_series(1, v_count));
+    v_at timestamptz[] := array_fill(p_at, array[v_count]);
+    v_id bigint[] := array_fill(p_id, array[v_count]);
+    v_kind text;
+    v_asked integer[];
     v_found record;
+    v_sources integer[] := '{}'::integer[];
+    v_runs tid[] := '{}'::tid[];
+    v_ids bigint[] := '{}'::bigint[];
+    v_documents uuid[] := '{}'::uuid[];
+    v_since timestamptz[] := '{}'::timestamptz[];
+    -- What is older than p_limit of those that were found is not on the page.
+    v_floor timestamptz := '-infinity'::timestamptz;
+    -- Behind the first page a document may have a newer run before it. Of one stage in one state it has one run.
+    v_may_be_before boolean := p_at < 'infinity' and (v_count > 1 or p_stages[1] is null);
+    v_page record;
+    v_listed record;
 begin
-    for i in 1..cardinality(p_stages) loop
-        select array_agg(n.run_id) as ids, array_agg(n.document_id) as documents, array_agg(n.since) as since into v_found
-        from krai_core._newest_runs(p_stages[i], p_kinds[i], v_floor, p_at, p_id, p_limit, p_fingerprint) n;
-        if v_found.ids is not null then
+    while v_open <> '{}' loop
+        -- What runs is newer than most of the rest, which is then not looked for.
+        foreach v_kind in array array['processing', 'ready', 'completed', 'failed', 'skipped'] loop
+            v_asked := array(select source from unnest(v_open) as source where p_kinds[source] = v_kind);
+            continue when v_asked = '{}';
+            select array_agg(n.source) as sources, array_agg(n.run) as runs, array_agg(n.run_id) as ids, array_agg(n.document_id) as documents, array_agg(n.since) as since
+            into v_found
+            from krai_core._newest_runs(v_kind, p_stages, v_asked, v_floor, v_at, v_id, v_part, p_fingerprint) n;
+            continue when v_found.ids is null;
+            v_sources := v_sources || v_found.sources;
+            v_runs := v_runs || v_found.runs;
             v_ids := v_ids || v_found.ids;
             v_documents := v_documents || v_found.documents;
             v_since := v_since || v_found.since;
-            if cardinality(v_ids) >= p_limit and i < cardinality(p_stages) then
+            if v_count > 1 and cardinality(v_ids) >= p_limit then
                 v_floor := (select n.at from unnest(v_since) as n (at) order by n.at desc offset p_limit - 1 limit 1);
             end if;
-        end if;
+        end loop;
+        v_open := '{}';
+        exit when v_part = p_limit;
+        for v_found in
+            select n.source, min(n.since) as at, (array_agg(n.run_id order by n.since, n.run_id))[1] as id
+            from unnest(v_sources, v_ids, v_since) as n (source, run_id, since)
+            group by n.source having count(*) = v_part and min(n.since) >= v_floor
+        loop
+            v_open := v_open || v_found.source;
+            v_at[v_found.source] := v_found.at;
+            v_id[v_found.source] := v_found.id;
+        end loop;
+        v_part := p_limit;
     end loop;
-    return query
-    select x.run_id, x.document_id, x.since,
-        (p_error is null or (select r.error ilike '%' || p_error || '%' from krai_core.stage_runs r where r.id = x.run_id))
-        -- Of several runs of a document only the newest: the others come behind it. Before the first page there is none.
-        and x.place = 1
-        and (cardinality(p_stages) = 1 and p_stages[1] is not null or p_at = 'infinity' or not exists (
-            select from krai_core.stage_runs o
-            where o.document_id = x.document_id and (o.status = 'running' or o.is_current or o.status = 'ready' and o.retry_at is null)
-              and (p_fingerprint is null or o.error_fingerprint = p_fingerprint)
-              and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (x.since, x.run_id)
-              and exists (
-                  select from unnest(p_stages, p_kinds) as source (stage_name, kind) where (source.stage_name is null or source.stage_name = o.stage_name)
-                    and source.kind = case o.status when 'ready' then 'ready' when 'running' then 'processing' else krai_core._state_of_run(o.status) end)))
-        and (p_pending is null or 'pending' = (
-            select krai_core._stage_state(d.stage_status -> p_pending) from krai_core.documents d where d.id = x.document_id))
+    -- Of several runs of a document only the newest: the others come behind it.
+    select array_agg(x.run order by x.since desc, x.run_id desc) as runs, array_agg(x.run_id order by x.since desc, x.run_id desc) as ids,
+        array_agg(x.document_id order by x.since desc, x.run_id desc) as documents, array_agg(x.since order by x.since desc, x.run_id desc) as since,
+        array_agg(x.place = 1 order by x.since desc, x.run_id desc) as are_newest
+    into v_page
     from (
         select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
         from (
-            select n.* from unnest(v_ids, v_documents, v_since) as n (run_id, document_id, since)
+            select n.* from unnest(v_runs, v_ids, v_documents, v_since) as n (run, run_id, document_id, since)
             order by n.since desc, n.run_id desc
             limit p_limit
         ) page
-    ) x
-    order by x.since desc, x.run_id desc;
+    ) x;
+    -- In the order of the page, which a sort would only keep from ending early.
+    select array_agg(x.run) as runs, array_agg(x.document) as documents, max(x.n) as last into v_listed
+    from (
+        select c.run, d.row as document, c.n
+        from unnest(v_page.runs, v_page.ids, v_page.documents, v_page.since, v_page.are_newest) with ordinality as c (run, run_id, document_id, since, is_newest, n)
+        left join lateral (
+            select d.ctid as row, krai_core._stage_state(d.stage_status -> p_pending) as state
+            from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
+        where c.is_newest
+          and (p_pending is null or d.state = 'pending')
+          and (p_error is null or (select r.error ilike '%' || p_error || '%' from krai_core.stage_runs r where r.ctid = c.run))
+          and (not v_may_be_before or not exists (
+              select from krai_core.stage_runs o
+              where o.document_id = c.document_id and (o.status = 'running' or o.is_current or o.status = 'ready' and o.retry_at is null)
+                and (p_fingerprint is null or o.error_fingerprint = p_fingerprint)
+                and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (c.since, c.run_id)
+                and exists (
+                    select from unnest(p_stages, p_kinds) as source (stage_name, kind) where (source.stage_name is null or source.stage_name = o.stage_name)
+                      and source.kind = case o.status when 'ready' then 'ready' when 'running' then 'processing' else krai_core._state_of_run(o.status) end)))
+        limit p_most
+    ) x;
+    o_runs := coalesce(v_listed.runs, '{}');
+    o_documents := coalesce(v_listed.documents, '{}');
+    o_seen := case when cardinality(o_runs) = p_most then v_listed.last else coalesce(cardinality(v_page.ids), 0) end;
+    o_last_at := v_page.since[o_seen];
+    o_last_id := v_page.ids[o_seen];
 end;
 $$;
-comment on function krai_core._page_of_runs(text[], text[], text, timestamptz, bigint, integer, text, bigint) is
-'The newest p_limit runs behind a place, and which of them are to be listed. p_stages, p_kinds: the sources, pair by pair, as for _newest_runs. p_pending: only documents that are pending in that stage.';
+comment on function krai_core._page_of_runs(text[], text[], text, timestamptz, bigint, integer, text, bigint, integer) is
+'Of the newest p_limit runs behind a place the first p_most that are to be listed: where their rows and (if it was looked for) those of their documents are, for the snapshot of the caller; and how many were passed, with the place of the last. p_stages, p_kinds: the sources, pair by pair, as for _newest_runs. p_pending: only documents that are pending in that stage.';
 
 do $make$
 begin
     execute format($f$
-create or replace function krai_core._listed(p_run_ids bigint[], p_stage_name text, p_with_run boolean) returns jsonb
+create or replace function krai_core._listed(p_runs tid[], p_documents tid[], p_stage_name text, p_with_run boolean, p_next text) returns jsonb
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -181,29 +251,31 @@ set enable_memoize = off
 set jit = off
 as $$
 begin
-    return coalesce((
-        select jsonb_agg(jsonb_build_object(
-            'document_id', d.id, 'filename', d.filename, 'status', o.document_status, 'current_stage', o.current_stage,
-            'progress', trim_scale(o.progress_percentage), 'stage_name', coalesce(p_stage_name, r.stage_name),
-            'stage', case when x.stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then x.stage
-                else krai_core._repaired_stage(x.stage) end,
-            'run', case when p_with_run or r.stage_name = p_stage_name then jsonb_build_object('status', r.status, 'attempt', r.attempt, 'worker', r.worker,
-                'error', left(r.error, 4000), 'since', krai_core._iso(case r.status when 'ready' then r.available_at when 'running' then r.started_at else r.finished_at end))
-            end) order by asked.place)
-        from unnest(p_run_ids) with ordinality as asked (id, place)
-        join krai_core.stage_runs r on r.id = any (array[asked.id])
-        join krai_core.documents d on d.id = any (array[r.document_id])
-        -- Unpacked once, as for the view of the documents.
-        cross join lateral (select d.stage_status || '{}' as whole offset 0) w
-        cross join lateral (
-            %s
-        ) o
-        cross join lateral (select w.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x), '[]');
+    -- One to_jsonb of nested rows: each level of jsonb_build_object and jsonb_agg would walk through all that is in it once more.
+    return (select to_jsonb(answer) from (select p_next as next, array(
+        select listed from (
+            select d.id as document_id, d.filename, o.document_status as status, o.current_stage,
+                trim_scale(o.progress_percentage) as progress, coalesce(p_stage_name, r.stage_name) as stage_name,
+                case when x.stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then x.stage
+                    else krai_core._repaired_stage(x.stage) end as stage,
+                case when p_with_run or r.stage_name = p_stage_name then (select run from (select r.status, r.attempt, r.worker, left(r.error, 4000) as error,
+                    krai_core._iso(case r.status when 'ready' then r.available_at when 'running' then r.started_at else r.finished_at end) as since) run) end as run
+            from unnest(p_runs, p_documents) with ordinality as asked (run, document, place)
+            join krai_core.stage_runs r on r.ctid = asked.run
+            join krai_core.documents d on d.ctid = coalesce(asked.document, (select k.ctid from krai_core.documents k where k.id = r.document_id))
+            -- Unpacked once, as for the view of the documents.
+            cross join lateral (select d.stage_status || '{}' as whole offset 0) w
+            cross join lateral (
+                %s
+            ) o
+            cross join lateral (select w.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
+            order by asked.place
+        ) listed) as documents) answer);
 end;
 $$$f$, krai_core._sql_document_state('w.whole'));
 end $make$;
-comment on function krai_core._listed(bigint[], text, boolean) is
-'The documents of runs as list_documents gives them. p_stage_name: the stage to show, null for that of the run. p_with_run: the run is shown, whichever stage it is of.';
+comment on function krai_core._listed(tid[], tid[], text, boolean, text) is
+'The answer of list_documents: the documents of these runs, in their order, and next. p_runs: where the rows of the runs are. p_documents: the same of their documents, null where it is not known. p_stage_name: the stage to show, null for that of the run. p_with_run: the run is shown, whichever stage it is of.';
 
 create or replace function krai_core.list_documents(
     p_stage_name text default null,
@@ -224,9 +296,8 @@ declare
     v_place record := krai_core._cursor_of(p_after);
     v_page record;
     v_before text[];
-    v_last_at timestamptz;
-    v_last_id bigint;
-    v_ids bigint[] := array[]::bigint[];
+    v_runs tid[] := '{}'::tid[];
+    v_documents tid[] := '{}'::tid[];
     v_seen integer := 0;
     v_asked integer;
     v_most integer := krai_core._checked_limit(p_limit, 1000);
@@ -265,27 +336,19 @@ begin
     end if;
     -- As many as will do: some are of a document that is there already, and few may bear the error.
     v_size := least(case when p_error is not null then v_most * 4 when cardinality(v_stages) > 1 then v_most * 3 / 2 else v_most end, 1000);
-    while cardinality(v_ids) < v_most and v_seen < 2000 loop
-        v_last_at := null;
-        v_asked := v_seen + v_size;
-        for v_page in
-            select * from krai_core._page_of_runs(v_stages, v_kinds, v_pending, v_place.o_at, v_place.o_id, v_size, p_error, p_fingerprint::bigint)
-        loop
-            v_seen := v_seen + 1;
-            v_last_at := v_page.since;
-            v_last_id := v_page.run_id;
-            if v_page.is_listed then
-                v_ids := v_ids || v_page.run_id;
-                exit when cardinality(v_ids) = v_most;
-            end if;
-        end loop;
-        exit when v_last_at is null or v_seen < v_asked;
-        v_place.o_at := v_last_at;
-        v_place.o_id := v_last_id;
+    while cardinality(v_runs) < v_most and v_seen < 2000 loop
+        v_page := krai_core._page_of_runs(v_stages, v_kinds, v_pending, v_place.o_at, v_place.o_id, v_size, p_error, p_fingerprint::bigint, v_most - cardinality(v_runs));
+        exit when v_page.o_seen = 0;
+        v_seen := v_seen + v_page.o_seen;
+        v_runs := v_runs || v_page.o_runs;
+        v_documents := v_documents || v_page.o_documents;
+        v_place.o_at := v_page.o_last_at;
+        v_place.o_id := v_page.o_last_id;
+        exit when v_page.o_seen < v_size;
         v_size := least(v_size * case when p_error is not null then 1 else 3 end, 1000);
     end loop;
-    return jsonb_build_object('documents', krai_core._listed(v_ids, p_stage_name, p_stage_name is null),
-        'next', case when cardinality(v_ids) = v_most or v_seen >= 2000 then krai_core._iso(v_last_at) || ' ' || v_last_id end);
+    return krai_core._listed(v_runs, v_documents, p_stage_name, p_stage_name is null,
+        case when cardinality(v_runs) = v_most or v_seen >= 2000 then krai_core._iso(v_place.o_at) || ' ' || v_place.o_id end);
 end;
 $$;
 comment on function krai_core.list_documents(text, text, integer, text, text, text) is

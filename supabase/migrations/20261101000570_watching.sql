@@ -19,30 +19,6 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
-create or replace function krai_core._share_of_units(p_metadata jsonb) returns double precision
-language plpgsql immutable parallel safe
-set search_path = ''
-as $$
-declare
-    v_key text;
-    v_done jsonb;
-    v_total jsonb;
-begin
-    if jsonb_typeof(p_metadata) = 'object' then
-        for v_key in select k.key from jsonb_object_keys(p_metadata) as k (key) where k.key ~ '.+_processed$' order by 1 loop
-            v_done := p_metadata -> v_key;
-            v_total := p_metadata -> ('total_' || left(v_key, -10));
-            if jsonb_typeof(v_done) = 'number' and jsonb_typeof(v_total) = 'number' and v_done > '0' and v_total >= v_done and v_total < '1e15' then
-                return (v_done #>> '{}')::double precision / (v_total #>> '{}')::double precision;
-            end if;
-        end loop;
-    end if;
-    return null;
-end;
-$$;
-comment on function krai_core._share_of_units(jsonb) is
-'How much of a running stage is done, more than 0 to 1, by units in its metadata such as pages_processed of total_pages; null when it does not say.';
-
 create or replace function krai_core._running_stages(p_document_id uuid default null, p_stuck boolean default false)
 returns table (document_id uuid, filename text, stage_name text, worker text, attempt integer, started_at timestamptz, running_seconds numeric,
                heartbeat_at timestamptz, lease_expires_at timestamptz, progress numeric, metadata jsonb, condition text,
@@ -69,34 +45,43 @@ begin
         select r.* from krai_core.stage_runs r where p_document_id is null and r.status = 'running' and r.stage_name > ''
         union all
         select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running'
-    ),
-    -- Before the documents are looked at.
-    wanted as materialized (
-        select r.*, e.elapsed_us from running r
-        cross join lateral (select greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) e
-        left join histograms h on h.stage_name = r.stage_name
-        where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and e.elapsed_us > h.p95
     )
     -- Seconds from whole microseconds: a number with a floating point is written out and read again to become numeric.
     select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, r.elapsed_us::bigint * 0.000001,
-        r.heartbeat_at, r.lease_expires_at, case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.stage -> 'metadata',
-        case when r.lease_expires_at <= v_now then 'stalled' when h.timed >= 5 and r.elapsed_us > h.p95 then 'slow' else 'working' end,
+        r.heartbeat_at, r.lease_expires_at, case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.metadata,
+        case when r.lease_expires_at <= v_now then 'stalled' when r.timed >= 5 and r.elapsed_us > r.p95 then 'slow' else 'working' end,
         -- By its own rate so far; at most, above that as much as runs of the stage differ, which matters the less the more is done.
         coalesce(r.elapsed_us / y.share * (1 - y.share), z.o_p50)::bigint * 0.000001,
-        coalesce(r.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(h.spread, 2) - 1) * (1 - y.share)), z.o_p90)::bigint * 0.000001,
-        case when y.share is not null and y.by_progress then 'progress' when y.share is not null then 'units' when z.o_p50 is not null then 'durations' else 'unknown' end
-    from wanted r
-    left join histograms h on h.stage_name = r.stage_name
+        coalesce(r.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(r.spread, 2) - 1) * (1 - y.share)), z.o_p90)::bigint * 0.000001,
+        case when y.share is not null and x.by_progress then 'progress' when y.share is not null then 'units' when z.o_p50 is not null then 'durations' else 'unknown' end
+    from (
+        -- Before the documents are looked at.
+        select r.document_id, r.stage_name, r.worker, r.attempt, r.started_at, r.heartbeat_at, r.lease_expires_at, e.elapsed_us,
+            h.timed, h.p95, h.spread, h.buckets, h.upto
+        from running r
+        cross join lateral (select greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) e
+        left join histograms h on h.stage_name = r.stage_name
+        where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and e.elapsed_us > h.p95
+        offset 0
+    ) r
     join krai_core.documents d on d.id = any (array[r.document_id])
     cross join lateral (
         -- Unpacked once.
-        select s.stage, s.stage -> 'progress' as progress from (select d.stage_status -> r.stage_name as stage offset 0) s offset 0) x
+        select s.stage -> 'metadata' as metadata, s.stage -> 'progress' as progress,
+            jsonb_typeof(s.stage -> 'progress') = 'number' and s.stage -> 'progress' > '0' and s.stage -> 'progress' <= '100' as by_progress
+        from (select d.stage_status -> r.stage_name as stage offset 0) s offset 0) x
     cross join lateral (
-        select jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' as by_progress, case
-            when jsonb_typeof(x.progress) = 'number' and x.progress > '0' and x.progress <= '100' then (x.progress #>> '{}')::double precision / 100
-            when x.stage -> 'metadata' <> '{}' then krai_core._share_of_units(x.stage -> 'metadata') end as share offset 0) y
+        select case when x.by_progress then (x.progress #>> '{}')::double precision / 100 when x.metadata <> '{}' then (
+            -- Units as most stages count them: <x>_processed of total_<x>.
+            select (done.value #>> '{}')::double precision / (total.value #>> '{}')::double precision
+            from jsonb_each(case when jsonb_typeof(x.metadata) = 'object' then x.metadata else '{}' end) as done (key, value)
+            cross join lateral (select x.metadata -> ('total_' || left(done.key, -10)) as value offset 0) total
+            where right(done.key, 10) = '_processed' and length(done.key) > 10
+              and jsonb_typeof(done.value) = 'number' and jsonb_typeof(total.value) = 'number'
+              and done.value > '0' and total.value >= done.value and total.value < '1e15'
+            order by done.key limit 1) end as share offset 0) y
     left join lateral (
-        select m.o_p50, m.o_p90 from krai_core._remaining_us(h.buckets, h.upto, r.elapsed_us) m where y.share is null and h.timed >= 5 offset 0) z on true;
+        select m.o_p50, m.o_p90 from krai_core._remaining_us(r.buckets, r.upto, r.elapsed_us) m where y.share is null and r.timed >= 5 offset 0) z on true;
 end;
 $$;
 comment on function krai_core._running_stages(uuid, boolean) is 'The rows of vw_running_stages, of one document or (null) of all. p_stuck: only what is stalled or slow.';
@@ -279,7 +264,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_share_of_units', '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
+            '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

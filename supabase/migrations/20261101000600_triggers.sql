@@ -213,6 +213,8 @@ comment on function krai_core._tg_documents_inserted() is 'Opens the ready runs 
 -- Made anew by each run of the migration, because it names the columns that the table has.
 do $make$
 declare
+    v_names text[] := '{}';
+    v_look text := '';
     v_columns text := '';
     v_legacy record;
 begin
@@ -222,6 +224,7 @@ begin
             on a.attrelid = 'krai_core.documents'::regclass and a.attname = legacy.name and not a.attisdropped and a.attgenerated = ''
         join pg_catalog.pg_type t on t.oid = a.atttypid and t.typcategory = 'S' and t.typtype = 'b'
     loop
+        v_names := v_names || v_legacy.name;
         v_columns := v_columns || format($f$
     begin
         update krai_core.documents d
@@ -241,8 +244,26 @@ begin
             case v_legacy.name when 'processing_status' then $q$
               and not (p_forward and now.processing_status = 'processing' and now.stage_status -> v_last ->> 'status' in ('pending', 'processing'))$q$ end);
     end loop;
+    if v_names = '{processing_status}' then
+        v_look := $f$
+    -- Most calls of workers change nothing here, which a look at the rows where they were just written shows. Where a trigger of
+    -- somebody else has moved one of them since, all are looked for.
+    begin
+        select array_agg(now.id) filter (where not (now.processing_status = 'processing'
+                and (p_started or now.stage_status -> v_last ->> 'status' in ('pending', 'processing')))) as unsettled, count(*) as seen
+        into v_found from krai_core.documents now where now.ctid = any (p_rows);
+        if p_forward and v_found.seen = cardinality(p_rows) then
+            p_document_ids := v_found.unsettled;
+        end if;
+    exception when undefined_column then
+        null;
+    end;
+    if p_document_ids is null then
+        return;
+    end if;$f$;
+    end if;
     execute format($f$
-create or replace function krai_core._follow_legacy(p_document_ids uuid[], p_forward boolean default false) returns void
+create or replace function krai_core._follow_legacy(p_document_ids uuid[], p_forward boolean default false, p_rows tid[] default null, p_started boolean default false) returns void
 language plpgsql volatile security definer
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -254,15 +275,16 @@ as $$
 declare
     v_writer text := coalesce(current_setting('krai_core.writer', true), '');
     v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
-begin
+    v_found record;
+begin%s
     -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
     perform set_config('krai_core.writer', 'progress', true);%s
     perform set_config('krai_core.writer', v_writer, true);
 end;
-$$$f$, v_columns);
+$$$f$, v_look, v_columns);
 end $make$;
-comment on function krai_core._follow_legacy(uuid[], boolean) is
-'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text. p_forward: nothing but that stages started, were completed or skipped. Security definer, because service_role may have been given no right to write them.';
+comment on function krai_core._follow_legacy(uuid[], boolean, tid[], boolean) is
+'Brings processing_status (pending, processing, completed or failed) and processing_stage (the current stage, or completed) of documents after their stages, where the table has these columns as text. p_forward: nothing but that stages started, were completed or skipped; p_rows: where the rows of all of them are, for who has just written them; p_started: nothing but that stages started. Security definer, because service_role may have been given no right to write them.';
 
 create or replace function krai_core._tg_documents_delete_runs() returns trigger
 language plpgsql security definer
@@ -329,8 +351,8 @@ $$;
 comment on function krai_core._attach_repair_insert() is 'Attaches the trigger that repairs new documents, with the default of today as the value that needs none.';
 
 revoke execute on function krai_core._attach_repair_insert() from public, anon, authenticated, service_role;
-revoke execute on function krai_core._follow_legacy(uuid[], boolean) from public, anon, authenticated;
-grant execute on function krai_core._follow_legacy(uuid[], boolean) to service_role;
+revoke execute on function krai_core._follow_legacy(uuid[], boolean, tid[], boolean) from public, anon, authenticated;
+grant execute on function krai_core._follow_legacy(uuid[], boolean, tid[], boolean) to service_role;
 
 do $$ begin perform krai_core._attach_repair_insert(); end $$;
 

@@ -109,7 +109,7 @@ function _close_stage(uuid,text,text,text,jsonb,uuid,boolean) -     -           
 function _closed_stage(jsonb,text,text,jsonb,timestamptz,timestamptz) -     -              x
 function _derive_ready_runs(uuid[],text[],boolean)           -     -              x
 function _finish_one(jsonb)                                  -     -              x
-function _finish_usual(jsonb)                                -     -              x
+function _finish_usual(jsonb,tid[])                                -     -              x
 function _follow_edit(uuid[])                                -     -              -
 function _kept_error(text)                                   -     -              x
 function _next_attempt(text,integer,timestamptz)             -     -              x
@@ -144,24 +144,23 @@ function _flow_since(timestamptz)                            -     -            
 function _fold()                                             -     -              x
 function _fold_if_due()                                      -     -              x
 function _folded_error(text)                                 -     -              x
-function _follow_legacy(uuid[],boolean)                      -     -              x
+function _follow_legacy(uuid[],boolean,tid[],boolean)                      -     -              x
 function _histograms()                                       -     -              x
 function _keep_failed_runs(text,uuid[],jsonb[])              -     -              x
-function _listed(bigint[],text,boolean)                      -     -              x
+function _listed(tid[],tid[],text,boolean,text)              -     -              x
 function _oldest_ready(text)                                 -     -              x
-function _page_of_runs(text[],text[],text,timestamptz,bigint,integer,text,bigint) -     -              x
+function _page_of_runs(text[],text[],text,timestamptz,bigint,integer,text,bigint,integer) -     -              x
 function _progress_of(jsonb)                                 -     x              x
 function _quantile_us(integer[],double precision[],double precision) -     -              x
 function _remaining_us(integer[],double precision[],double precision) -     -              x
 function _reported_stage(jsonb,text,text,text,numeric,jsonb,timestamptz,timestamptz) -     -              x
-function _share_of_units(jsonb)                              -     -              x
 function _sql_counted(text)                                  -     -              x
 function _sql_duration_us(text)                              -     -              x
 function _stage_estimates(uuid)                              -     -              x
 function _stage_rates(jsonb,numeric)                         -     -              x
 function _stage_statistics()                                 -     -              x
 function _state_of_run(text)                                 -     -              x
-function _newest_runs(text,text,timestamptz,timestamptz,bigint,integer,bigint) -     -              x
+function _newest_runs(text,text[],integer[],timestamptz,timestamptz[],bigint[],integer,bigint) -     -              x
 function _running_stages(uuid,boolean)                       -     -              x
 function _tg_documents_repair()                              -     -              -
 function _tg_documents_keep_rest()                           -     -              -
