@@ -19,7 +19,7 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
-create or replace function krai_core._histograms()
+create or replace function krai_core._histograms(p_stages text[] default null)
 returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
 language plpgsql stable
 set search_path = ''
@@ -35,17 +35,17 @@ begin
         -- Of what _stage_sums has, just this, and as floating point, which is exact for such counts and not made anew for each sum.
         select k.stage_name, k.bucket::integer as bucket, sum(sum(k.timed)) over (partition by k.stage_name order by k.bucket) as upto
         from (
-            select c.stage_name, c.bucket, c.timed::double precision as timed from krai_core.stage_counters c where c.bucket >= 0
+            select c.stage_name, c.bucket, c.timed::double precision as timed from krai_core.stage_counters c where c.bucket >= 0 and (p_stages is null or c.stage_name = any (p_stages))
             union all
-            select d.stage_name, d.bucket, d.timed from krai_core.stage_deltas d where d.timed <> 0 and d.bucket >= 0
+            select d.stage_name, d.bucket, d.timed from krai_core.stage_deltas d where d.timed <> 0 and d.bucket >= 0 and (p_stages is null or d.stage_name = any (p_stages))
         ) k
         group by k.stage_name, k.bucket having sum(k.timed) > 0
     ) x
     group by x.stage_name;
 end;
 $$;
-comment on function krai_core._histograms() is
-'The durations of each stage by their buckets: how many there are, the buckets that hold any, and how many there are up to the end of each.';
+comment on function krai_core._histograms(text[]) is
+'The durations of stages, null for all, by their buckets: how many there are, the buckets that hold any, and how many there are up to the end of each.';
 
 -- The bounds as a constant of the expression, here and below: as a variable they would be copied by each call.
 create or replace function krai_core._quantile_us(p_buckets integer[], p_upto double precision[], p_rank double precision) returns double precision

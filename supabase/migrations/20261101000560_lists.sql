@@ -128,9 +128,9 @@ end;
 $$;
 comment on function krai_core._before(text) is 'A stage and all enabled stages that must be finished before it.';
 
-create or replace function krai_core._page_of_runs(
-    p_stages text[], p_kinds text[], p_pending text, p_at timestamptz, p_id bigint, p_limit integer, p_error text, p_fingerprint bigint, p_most integer,
-    out o_runs tid[], out o_documents tid[], out o_seen integer, out o_last_at timestamptz, out o_last_id bigint)
+create or replace function krai_core._merged_runs(
+    p_stages text[], p_kinds text[], p_at timestamptz, p_id bigint, p_limit integer, p_fingerprint bigint,
+    out o_runs tid[], out o_ids bigint[], out o_documents uuid[], out o_since timestamptz[], out o_are_newest boolean[])
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -157,10 +157,6 @@ declare
     v_since timestamptz[] := '{}'::timestamptz[];
     -- What is older than p_limit of those that were found is not on the page.
     v_floor timestamptz := '-infinity'::timestamptz;
-    -- Behind the first page a document may have a newer run before it. Of one stage in one state it has one run.
-    v_may_be_before boolean := p_at < 'infinity' and (v_count > 1 or p_stages[1] is null);
-    v_page record;
-    v_listed record;
 begin
     while v_open <> '{}' loop
         -- What runs is newer than most of the rest, which is then not looked for.
@@ -194,10 +190,10 @@ begin
         v_part := p_limit;
     end loop;
     -- Of several runs of a document only the newest: the others come behind it.
-    select array_agg(x.run order by x.since desc, x.run_id desc) as runs, array_agg(x.run_id order by x.since desc, x.run_id desc) as ids,
-        array_agg(x.document_id order by x.since desc, x.run_id desc) as documents, array_agg(x.since order by x.since desc, x.run_id desc) as since,
-        array_agg(x.place = 1 order by x.since desc, x.run_id desc) as are_newest
-    into v_page
+    select array_agg(x.run order by x.since desc, x.run_id desc), array_agg(x.run_id order by x.since desc, x.run_id desc),
+        array_agg(x.document_id order by x.since desc, x.run_id desc), array_agg(x.since order by x.since desc, x.run_id desc),
+        array_agg(x.place = 1 order by x.since desc, x.run_id desc)
+    into o_runs, o_ids, o_documents, o_since, o_are_newest
     from (
         select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
         from (
@@ -206,11 +202,34 @@ begin
             limit p_limit
         ) page
     ) x;
+end;
+$$;
+comment on function krai_core._merged_runs(text[], text[], timestamptz, bigint, integer, bigint) is
+'The newest p_limit runs of all sources behind a place, newest first, as for _newest_runs; and whether each is the newest of its document among them. p_stages, p_kinds: the sources, pair by pair.';
+
+create or replace function krai_core._page_of_runs(
+    p_stages text[], p_kinds text[], p_pending text, p_at timestamptz, p_id bigint, p_limit integer, p_error text, p_fingerprint bigint, p_most integer,
+    out o_runs tid[], out o_documents tid[], out o_seen integer, out o_last_at timestamptz, out o_last_id bigint)
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_page record := krai_core._merged_runs(p_stages, p_kinds, p_at, p_id, p_limit, p_fingerprint);
+    -- Behind the first page a document may have a newer run before it. Of one stage in one state it has one run.
+    v_may_be_before boolean := p_at < 'infinity' and (cardinality(p_stages) > 1 or p_stages[1] is null);
+    v_listed record;
+begin
     -- In the order of the page, which a sort would only keep from ending early.
     select array_agg(x.run) as runs, array_agg(x.document) as documents, max(x.n) as last into v_listed
     from (
         select c.run, d.row as document, c.n
-        from unnest(v_page.runs, v_page.ids, v_page.documents, v_page.since, v_page.are_newest) with ordinality as c (run, run_id, document_id, since, is_newest, n)
+        from unnest(v_page.o_runs, v_page.o_ids, v_page.o_documents, v_page.o_since, v_page.o_are_newest) with ordinality as c (run, run_id, document_id, since, is_newest, n)
         left join lateral (
             select d.ctid as row, krai_core._stage_state(d.stage_status -> p_pending) as state
             from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
@@ -229,13 +248,13 @@ begin
     ) x;
     o_runs := coalesce(v_listed.runs, '{}');
     o_documents := coalesce(v_listed.documents, '{}');
-    o_seen := case when cardinality(o_runs) = p_most then v_listed.last else coalesce(cardinality(v_page.ids), 0) end;
-    o_last_at := v_page.since[o_seen];
-    o_last_id := v_page.ids[o_seen];
+    o_seen := case when cardinality(o_runs) = p_most then v_listed.last else coalesce(cardinality(v_page.o_ids), 0) end;
+    o_last_at := v_page.o_since[o_seen];
+    o_last_id := v_page.o_ids[o_seen];
 end;
 $$;
 comment on function krai_core._page_of_runs(text[], text[], text, timestamptz, bigint, integer, text, bigint, integer) is
-'Of the newest p_limit runs behind a place the first p_most that are to be listed: where their rows and (if it was looked for) those of their documents are, for the snapshot of the caller; and how many were passed, with the place of the last. p_stages, p_kinds: the sources, pair by pair, as for _newest_runs. p_pending: only documents that are pending in that stage.';
+'Of the newest p_limit runs behind a place the first p_most that are to be listed: where their rows and (if it was looked for) those of their documents are, for the snapshot of the caller; and how many were passed, with the place of the last. p_stages, p_kinds: the sources, as for _merged_runs. p_pending: only documents that are pending in that stage.';
 
 do $make$
 begin
@@ -258,8 +277,8 @@ begin
                 trim_scale(o.progress_percentage) as progress, coalesce(p_stage_name, r.stage_name) as stage_name,
                 case when x.stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then x.stage
                     else krai_core._repaired_stage(x.stage) end as stage,
-                case when p_with_run or r.stage_name = p_stage_name then (select run from (select r.status, r.attempt, r.worker, left(r.error, 4000) as error,
-                    krai_core._iso(case r.status when 'ready' then r.available_at when 'running' then r.started_at else r.finished_at end) as since) run) end as run
+                case when p_with_run or r.stage_name = p_stage_name then (select shown from (select r.status, r.attempt, r.worker, left(r.error, 4000) as error,
+                    krai_core._iso(case r.status when 'ready' then r.available_at when 'running' then r.started_at else r.finished_at end) as since) shown) end as run
             from unnest(p_runs, p_documents) with ordinality as asked (run, document, place)
             join krai_core.stage_runs r on r.ctid = asked.run
             join krai_core.documents d on d.ctid = coalesce(asked.document, (select k.ctid from krai_core.documents k where k.id = r.document_id))
@@ -299,7 +318,6 @@ declare
     v_runs tid[] := '{}'::tid[];
     v_documents tid[] := '{}'::tid[];
     v_seen integer := 0;
-    v_asked integer;
     v_most integer := krai_core._checked_limit(p_limit, 1000);
     v_size integer;
 begin
@@ -362,7 +380,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_cursor_of', '_newest_runs', '_before', '_page_of_runs', '_listed', 'list_documents'])
+            '_cursor_of', '_newest_runs', '_before', '_merged_runs', '_page_of_runs', '_listed', 'list_documents'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

@@ -38,7 +38,8 @@ begin
     with histograms as materialized (
         select h.*, krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) as p95, case when h.timed >= 5 then
             krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.9) / greatest(krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5), 1) end as spread
-        from krai_core._histograms() h
+        from krai_core._histograms(case when p_document_id is not null then array(
+            select r.stage_name from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running') end) h
     ),
     running as (
         -- Told which document, the planner takes its own runs. Else, by any name of a stage, it takes the index of all that run.
@@ -202,18 +203,25 @@ begin
             ) n
             group by n.error_fingerprint, n.stage_name
         ),
-        groups as (
-            select k.* from kinds k order by k.count desc, k.last_at desc limit p_limit
+        groups as materialized (
+            select k.*, newest.document_id, newest.attempt, newest.error,
+                -- What is common to errors of a kind is worked out of one of them.
+                row_number() over (partition by k.error_fingerprint) = 1 as is_for_kind
+            from (select * from kinds k order by k.count desc, k.last_at desc limit p_limit) k
+            join krai_core.stage_runs newest on newest.id = any (array[k.sample_id])
+        ),
+        folded as materialized (
+            select g.error_fingerprint, krai_core._folded_error(g.error) as error from groups g where g.is_for_kind
         )
-        select jsonb_build_object(
-            'groups', coalesce(jsonb_agg(jsonb_build_object('stage_name', g.stage_name, 'fingerprint', g.error_fingerprint::text, 'count', g.count,
-                'first_at', krai_core._iso(g.first_at), 'last_at', krai_core._iso(g.last_at), 'max_attempt', g.max_attempt,
-                'error', krai_core._folded_error(sample.error),
-                'sample', jsonb_build_object('document_id', sample.document_id, 'attempt', sample.attempt, 'error', krai_core._shown_error(sample.error)))
-                order by g.count desc, g.last_at desc), '[]'),
-            'looked_at', (select coalesce(sum(k.count), 0) from kinds k), 'is_all', (select coalesce(sum(k.count), 0) < 10000 from kinds k))
-        from groups g
-        join krai_core.stage_runs sample on sample.id = any (array[g.sample_id]));
+        -- One to_jsonb of rows: see _listed.
+        select to_jsonb(answer) from (select array(
+            select shown from (
+                select g.stage_name, g.error_fingerprint::text as fingerprint, g.count, krai_core._iso(g.first_at) as first_at,
+                    krai_core._iso(g.last_at) as last_at, g.max_attempt, coalesce(f.error, krai_core._folded_error(g.error)) as error,
+                    (select example from (select g.document_id, g.attempt, krai_core._shown_error(g.error) as error) example) as sample
+                from groups g left join folded f on f.error_fingerprint = g.error_fingerprint
+                order by g.count desc, g.last_at desc) shown) as groups,
+            (select coalesce(sum(k.count), 0) from kinds k) as looked_at, (select coalesce(sum(k.count), 0) < 10000 from kinds k) as is_all) answer);
 end;
 $$;
 comment on function krai_core.get_failures(text, timestamptz, integer) is

@@ -67,17 +67,22 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
+    -- What is finished needs no estimate.
+    v_open text[] := array(
+        select s.name from krai_core.documents d cross join krai_core.stages s
+        where d.id = p_document_id and s.enabled and krai_core._stage_state(d.stage_status -> s.name) not in ('completed', 'skipped'));
 begin
     return query
-    with histograms as materialized (select * from krai_core._histograms()),
+    with histograms as materialized (select * from krai_core._histograms(v_open)),
     waits as materialized (
         select x.stage_name, sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000 as seconds
         from (
             select f.stage_name, f.waited, f.wait_us
-            from krai_core.stages known
+            from unnest(v_open) as known (name)
             cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
             union all
-            select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d where d.waited > 0 and d.hour >= v_now - interval '1 day'
+            select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d
+            where d.waited > 0 and d.hour >= v_now - interval '1 day' and d.stage_name = any (v_open)
         ) x
         group by x.stage_name),
     running as materialized (select * from krai_core._running_stages(p_document_id))
@@ -119,42 +124,51 @@ declare
     v_done50 jsonb := '{}'::jsonb;
     v_done90 jsonb := '{}'::jsonb;
     v_stages jsonb := '{}'::jsonb;
-    v_open record;
+    v_before jsonb;
+    v_left boolean := true;
+    v_unknown text[] := '{}'::text[];
+    v_paused text[] := '{}'::text[];
+    v_failed text[] := '{}'::text[];
 begin
     if v_status is null then
         perform krai_core._raise_unknown_document(p_document_id);
     end if;
-    select coalesce(array_agg(e.stage_name order by e.position) filter (where e.estimated_from = 'unknown'), '{}') as unknown,
-           coalesce(array_agg(e.stage_name order by e.position) filter (where e.is_paused and e.state not in ('completed', 'skipped', 'processing')), '{}') as paused,
-           coalesce(array_agg(e.stage_name order by e.position) filter (where e.is_stuck), '{}') as failed,
-           coalesce(jsonb_object_agg(e.stage_name, to_jsonb(e)), '{}') as estimates, count(*) as stages
-    into v_open from krai_core._stage_estimates(p_document_id) e;
-    -- Those whose prerequisites are worked out, until all are: the DAG has no circle.
-    for i in 1..v_open.stages loop
-        for v_estimate in
-            select e.value ->> 'stage_name' as name, e.value ->> 'state' as state, e.value ->> 'estimated_from' as source,
-                (e.value ->> 'p50')::numeric as p50, (e.value ->> 'p90')::numeric as p90,
-                array(select jsonb_array_elements_text(e.value -> 'waits_for')) as waits_for
-            from jsonb_each(v_open.estimates) e
-            where not v_stages ? e.key and v_stages ?& array(select jsonb_array_elements_text(e.value -> 'waits_for'))
-        loop
-            v_done50 := v_done50 || jsonb_build_object(v_estimate.name, v_estimate.p50
-                + coalesce((select max((v_done50 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name) where v_estimate.p50 > 0), 0));
-            v_done90 := v_done90 || jsonb_build_object(v_estimate.name, v_estimate.p90
-                + coalesce((select max((v_done90 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name) where v_estimate.p90 > 0), 0));
-            v_stages := v_stages || jsonb_build_object(v_estimate.name, jsonb_build_object('status', v_estimate.state,
-                'p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3)), 'estimated_from', v_estimate.source));
+    -- Each behind those that it waits for: the DAG has no circle, and mostly the positions follow it, so that once is enough.
+    while v_left loop
+        v_left := false;
+        v_before := v_stages;
+        for v_estimate in select * from krai_core._stage_estimates(p_document_id) e order by e.position loop
+            continue when v_stages ? v_estimate.stage_name;
+            if not v_stages ?& v_estimate.waits_for then
+                v_left := true;
+                continue;
+            end if;
+            v_done50 := v_done50 || jsonb_build_object(v_estimate.stage_name, v_estimate.p50
+                + case when v_estimate.p50 > 0 then coalesce((select max((v_done50 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name)), 0) else 0 end);
+            v_done90 := v_done90 || jsonb_build_object(v_estimate.stage_name, v_estimate.p90
+                + case when v_estimate.p90 > 0 then coalesce((select max((v_done90 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name)), 0) else 0 end);
+            v_stages := v_stages || jsonb_build_object(v_estimate.stage_name, jsonb_build_object('status', v_estimate.state,
+                'p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3)), 'estimated_from', v_estimate.estimated_from));
+            if v_estimate.estimated_from = 'unknown' then
+                v_unknown := v_unknown || v_estimate.stage_name;
+            end if;
+            if v_estimate.is_paused and v_estimate.state not in ('completed', 'skipped', 'processing') then
+                v_paused := v_paused || v_estimate.stage_name;
+            end if;
+            if v_estimate.is_stuck then
+                v_failed := v_failed || v_estimate.stage_name;
+            end if;
         end loop;
-        exit when (select count(*) from jsonb_object_keys(v_stages)) = v_open.stages;
+        exit when v_stages = v_before;
     end loop;
     select max(d.value::numeric) as p50, max(e.value::numeric) as p90 into v_estimate
     from jsonb_each_text(v_done50) d join jsonb_each_text(v_done90) e using (key)
-    where v_open.unknown = '{}' and v_open.paused = '{}' and v_open.failed = '{}';
+    where v_unknown = '{}' and v_paused = '{}' and v_failed = '{}';
     return jsonb_build_object('document_id', p_document_id, 'status', v_status, 'weighted_progress', trim_scale(krai_core.get_weighted_progress(p_document_id)),
         'remaining', case when v_estimate.p50 is not null then jsonb_build_object('p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3))) end,
         'done_at', case when v_estimate.p50 is not null then jsonb_build_object('p50', krai_core._iso(v_now + make_interval(secs => v_estimate.p50::double precision)),
             'p90', krai_core._iso(v_now + make_interval(secs => v_estimate.p90::double precision))) end,
-        'unknown', to_jsonb(v_open.unknown), 'paused', to_jsonb(v_open.paused), 'failed', to_jsonb(v_open.failed), 'stages', v_stages);
+        'unknown', to_jsonb(v_unknown), 'paused', to_jsonb(v_paused), 'failed', to_jsonb(v_failed), 'stages', v_stages);
 end;
 $$;
 comment on function krai_core.get_document_eta(uuid) is
@@ -176,15 +190,32 @@ returns table (stage_name text, waiting bigint, running bigint, arrival numeric,
                timed numeric, mean numeric, deviation numeric)
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
 as $$
 begin
     return query
     with sums as materialized (
-        select k.stage_name, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed + k.failed + k.skipped) as rest,
-            sum(k.timed) as timed, sum(k.duration_us) / nullif(sum(k.timed), 0) / 1000000 as mean,
+        select k.stage_name, sum(k.documents)::numeric as documents, sum(k.processing)::numeric as processing, sum(k.rest)::numeric as rest,
+            sum(k.timed)::numeric as timed, (sum(k.seconds) / nullif(sum(k.timed), 0))::numeric as mean,
             -- Each bucket by its own mean.
-            sum(k.duration_us * k.duration_us / nullif(k.timed, 0)) / nullif(sum(k.timed), 0) / 1000000000000 as mean_square
-        from krai_core._stage_sums k group by k.stage_name
+            (sum(k.seconds * k.seconds / nullif(k.timed, 0)) / nullif(sum(k.timed), 0))::numeric as mean_square
+        from (
+            -- As floating point: see _histograms.
+            select x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing, sum(x.rest) as rest, sum(x.timed) as timed,
+                sum(x.duration_us) / 1000000 as seconds
+            from (
+                select c.stage_name, c.bucket, c.documents::double precision as documents, c.processing::double precision as processing,
+                    (c.completed + c.failed + c.skipped)::double precision as rest, c.timed::double precision as timed, c.duration_us::double precision as duration_us
+                from krai_core.stage_counters c
+                union all
+                select d.stage_name, d.bucket, d.documents, d.processing, d.completed + d.failed + d.skipped, d.timed, d.duration_us from krai_core.stage_deltas d
+            ) x
+            group by x.stage_name, x.bucket
+        ) k
+        group by k.stage_name
     )
     select s.name, (coalesce(whole.documents, 0) - coalesce(k.processing + k.rest, 0))::bigint, coalesce(k.processing, 0)::bigint,
         coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours, nullif(f.work_us, 0) / nullif(f.completed + f.failed, 0) / 1000000,

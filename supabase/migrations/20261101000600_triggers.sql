@@ -214,7 +214,8 @@ comment on function krai_core._tg_documents_inserted() is 'Opens the ready runs 
 do $make$
 declare
     v_names text[] := '{}';
-    v_look text := '';
+    -- As it is where no look at the rows tells anything.
+    v_look text := E'\n    perform p_rows, p_started;';
     v_columns text := '';
     v_legacy record;
 begin
@@ -248,6 +249,8 @@ begin
         v_look := $f$
     -- Most calls of workers change nothing here, which a look at the rows where they were just written shows. Where a trigger of
     -- somebody else has moved one of them since, all are looked for.
+    declare
+        v_found record;
     begin
         select array_agg(now.id) filter (where not (now.processing_status = 'processing'
                 and (p_started or now.stage_status -> v_last ->> 'status' in ('pending', 'processing')))) as unsettled, count(*) as seen
@@ -275,7 +278,6 @@ as $$
 declare
     v_writer text := coalesce(current_setting('krai_core.writer', true), '');
     v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
-    v_found record;
 begin%s
     -- As for progress: no status changes by this, so that no trigger of ours has anything to do.
     perform set_config('krai_core.writer', 'progress', true);%s

@@ -113,6 +113,7 @@ function _finish_usual(jsonb,tid[])                                -     -      
 function _follow_edit(uuid[])                                -     -              -
 function _kept_error(text)                                   -     -              x
 function _next_attempt(text,integer,timestamptz)             -     -              x
+function _pick_ready(krai_core.stages,bigint,timestamptz,integer) -     -              x
 function _place_in_queue(krai_core.stage_runs)               -     -              x
 function _rederived(uuid[])                                  -     -              x
 function _renew_default()                                    -     -              x
@@ -145,10 +146,11 @@ function _fold()                                             -     -            
 function _fold_if_due()                                      -     -              x
 function _folded_error(text)                                 -     -              x
 function _follow_legacy(uuid[],boolean,tid[],boolean)                      -     -              x
-function _histograms()                                       -     -              x
+function _histograms(text[])                                 -     -              x
 function _keep_failed_runs(text,uuid[],jsonb[])              -     -              x
 function _listed(tid[],tid[],text,boolean,text)              -     -              x
 function _oldest_ready(text)                                 -     -              x
+function _merged_runs(text[],text[],timestamptz,bigint,integer,bigint)  -     -              x
 function _page_of_runs(text[],text[],text,timestamptz,bigint,integer,text,bigint,integer) -     -              x
 function _progress_of(jsonb)                                 -     x              x
 function _quantile_us(integer[],double precision[],double precision) -     -              x

@@ -38,6 +38,21 @@ def test_what_another_transaction_is_writing_is_passed_over(service, connect: Ca
     assert _ids(claimer.claim(limit=2)) == [locked]
 
 
+def test_a_level_that_is_locked_leaves_the_claim_to_those_below(service, connect: Callable) -> None:
+    """Where others write all that has a priority, the rest is handed out; a claim in vain leaves no trace behind."""
+    urgent, usual, holder = service.document(), service.document(), connect()
+    service.call("set_priority", urgent, 5)
+    with holder.connection.transaction():
+        holder.run("select from krai_core.documents where id = %s for update", urgent)
+        assert _ids(service.claim(limit=2)) == [usual]
+        with service.connection.transaction():
+            assert service.claim(limit=2) == []
+            # As a direct edit, which it would not be if the call had left its mark on the transaction.
+            service.edit(usual, {**service.stage_status(usual), "storage": "completed"})
+    assert service.stage(usual, "storage")["status"] == "completed"
+    assert _ids(service.claim(limit=2)) == [urgent]
+
+
 def test_an_expired_run_that_is_locked_is_passed_over(service, connect: Callable) -> None:
     """So it is with a lease that is over and whose holder is just writing."""
     document, holder, claimer = service.document(), connect(), connect()

@@ -70,6 +70,11 @@ def test_an_inserted_document_keeps_its_processing_status(service) -> None:
 Old = Callable[[str], Any]
 
 
+def _completed(claimed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = ("document_id", "stage_name", "claim_id")
+    return [{**{name: run[name] for name in names}, "outcome": "completed"} for run in claimed]
+
+
 @pytest.fixture
 def over(local: Any, connect: Callable) -> Iterator[Old]:
     """Makes a database with a documents table of its own, migrates it, and connects to it."""
@@ -92,6 +97,26 @@ def over(local: Any, connect: Callable) -> Iterator[Old]:
     yield build
     for name in made:
         local.drop_database(name)
+
+
+def test_processing_status_follows_where_a_trigger_writes_the_row_again(over: Old) -> None:
+    """Another trigger moves each row that claims and outcomes write: they find it, and lose nothing."""
+    old = over(", processing_status text default 'pending', touched integer default 0")
+    old.run(
+        "create function public.touch() returns trigger language plpgsql as $$ begin "
+        "update krai_core.documents set touched = touched + 1 where id = new.id; return null; end $$"
+    )
+    old.run(
+        "create trigger touch after update of stage_status on krai_core.documents for each row "
+        "execute function public.touch()"
+    )
+    documents = [old.document() for _ in range(3)]
+    for stage in STAGES:
+        claimed = old.claim(stage, 3)
+        assert {_legacy(old, document) for document in documents} == {"processing"}
+        assert all(answer["ok"] for answer in old.finish(*_completed(claimed)))
+    assert {_legacy(old, document) for document in documents} == {"completed"}
+    assert old.value("select min(touched) from krai_core.documents") >= 2 * len(STAGES)
 
 
 @pytest.mark.parametrize(

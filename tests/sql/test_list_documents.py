@@ -64,6 +64,23 @@ def test_waiting_documents_are_those_that_are_pending(service) -> None:
     assert sorted(listed(service, "search_indexing", "pending", limit=4)) == sorted(text(documents))
 
 
+@pytest.mark.parametrize("limit", [12, 50])
+def test_a_page_may_come_from_one_stage_alone(alone, limit: int) -> None:
+    """Of the stages that a list is made of, one has nearly all that is new, and others what is older and newer."""
+    older, newer = [alone.document() for _ in range(3)], []
+    for document in older:
+        alone.call("fail_stage", document, "storage", "x")
+    thirty = [alone.document() for _ in range(30)]
+    for document in thirty[:2]:
+        newer.append(document)
+        alone.call("start_stage", document, "upload")
+    expected = newest_first(newer) + newest_first(thirty[2:])
+    found = listed(alone, "search_indexing", "pending", limit=limit)
+    # The older ones were inserted before, and failed in another stage after that: they stand by the newer of both.
+    assert found == expected[:2] + expected[2:] + newest_first(older)
+    assert sorted(listed(alone, limit=limit)) == sorted(text(older + thirty))
+
+
 def test_what_waits_to_be_tried_again_has_failed(service) -> None:
     """A failed stage with a retry to come is listed as failed, and not as pending."""
     document = service.document()
