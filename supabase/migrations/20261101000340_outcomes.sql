@@ -225,9 +225,11 @@ begin
     for v_place in select (jsonb_object_keys(v_usual.o_retries))::integer loop
         v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);
     end loop;
-    for v_place in select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1 loop
-        v_answers[v_place] := krai_core._finish_one(p_outcomes -> (v_place - 1));
-    end loop;
+    if cardinality(v_usual.o_done) is distinct from cardinality(v_ids) then
+        for v_place in select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1 loop
+            v_answers[v_place] := krai_core._finish_one(p_outcomes -> (v_place - 1));
+        end loop;
+    end if;
     perform krai_core._fold_if_due();
     return to_jsonb(v_answers);
 end;

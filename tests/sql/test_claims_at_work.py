@@ -53,6 +53,26 @@ def test_a_level_that_is_locked_leaves_the_claim_to_those_below(service, connect
     assert _ids(service.claim(limit=2)) == [urgent]
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_claims_and_outcomes_of_one_snapshot_are_as_others(service, level: str) -> None:
+    """In a transaction of one snapshot the rows are found where the statement before has locked and written them."""
+    documents = [service.document() for _ in range(3)]
+    with service.connection.transaction():
+        service.run(f"set transaction isolation level {level}")
+        claimed = service.claim(limit=3)
+        answers = service.finish(
+            *(
+                {**{name: run[name] for name in ("document_id", "stage_name", "claim_id")}, "outcome": "completed"}
+                for run in claimed
+            )
+        )
+        following = service.claim("text_extraction", limit=3)
+    assert _ids(claimed) == documents
+    assert sorted(_ids(following)) == sorted(documents)
+    assert answers == [{"ok": True}] * 3
+    assert {service.stage(document, "text_extraction")["status"] for document in documents} == {"processing"}
+
+
 def test_an_expired_run_that_is_locked_is_passed_over(service, connect: Callable) -> None:
     """So it is with a lease that is over and whose holder is just writing."""
     document, holder, claimer = service.document(), connect(), connect()
