@@ -221,8 +221,8 @@ set jit = off
 as $$
 declare
     v_page record := krai_core._merged_runs(p_stages, p_kinds, p_at, p_id, p_limit, p_fingerprint);
-    -- Behind the first page a document may have a newer run before it. Of one stage in one state it has one run.
-    v_may_be_before boolean := p_at < 'infinity' and (cardinality(p_stages) > 1 or p_stages[1] is null);
+    -- Behind the first page a document may have a newer run before it, of another stage: each stage stands on one run.
+    v_may_be_before boolean := p_at < 'infinity' and (p_stages[1] is null or p_stages[1] <> any (p_stages));
     v_listed record;
 begin
     -- In the order of the page, which a sort would only keep from ending early.
@@ -353,7 +353,7 @@ begin
         v_kinds := array['failed'];
     end if;
     -- As many as will do: some are of a document that is there already, and few may bear the error.
-    v_size := least(case when p_error is not null then v_most * 4 when cardinality(v_stages) > 1 then v_most * 3 / 2 else v_most end, 1000);
+    v_size := least(case when p_error is not null then v_most * 4 when v_stages[1] <> any (v_stages) then v_most * 3 / 2 else v_most end, 1000);
     while cardinality(v_runs) < v_most and v_seen < 2000 loop
         v_page := krai_core._page_of_runs(v_stages, v_kinds, v_pending, v_place.o_at, v_place.o_id, v_size, p_error, p_fingerprint::bigint, v_most - cardinality(v_runs));
         exit when v_page.o_seen = 0;
