@@ -144,7 +144,6 @@ set search_path = ''
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    v_running jsonb;
     v_starved jsonb;
 begin
     perform krai_core._checked_limit(p_limit, 1000);
@@ -152,15 +151,6 @@ begin
         perform krai_core._raise('22023', 'invalid_age', format('%s is no number of seconds to wait', coalesce(p_starved_after_seconds::text, 'null')), '{}',
             'Pass 0 or more.');
     end if;
-    with stuck as materialized (
-        select * from krai_core._running_stages(null, true)
-    )
-    select jsonb_build_object(
-        'stalled', coalesce((select jsonb_agg(to_jsonb(x)) from (
-            select * from stuck r where r.condition = 'stalled' order by r.lease_expires_at limit p_limit) x), '[]'),
-        'slow', coalesce((select jsonb_agg(to_jsonb(x)) from (
-            select * from stuck r where r.condition = 'slow' order by r.started_at limit p_limit) x), '[]'))
-    into v_running;
     select coalesce(jsonb_agg(jsonb_build_object('stage_name', x.name, 'oldest_ready_at', krai_core._iso(x.oldest),
         'waiting_seconds', trim_scale(round(extract(epoch from v_now - x.oldest), 6)), 'is_paused', x.paused) order by x.position), '[]')
     into v_starved
@@ -169,7 +159,15 @@ begin
       -- Whoever holds a live run of the stage will come for more.
       and not exists (
           select from krai_core.stage_runs r where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
-    return v_running || jsonb_build_object('starved', v_starved);
+    -- One to_jsonb of rows: see _listed.
+    return (
+        with stuck as materialized (
+            select * from krai_core._running_stages(null, true)
+        )
+        select to_jsonb(answer) from (select
+            array(select x from (select * from stuck r where r.condition = 'stalled' order by r.lease_expires_at limit p_limit) x) as stalled,
+            array(select x from (select * from stuck r where r.condition = 'slow' order by r.started_at limit p_limit) x) as slow,
+            v_starved as starved) answer);
 end;
 $$;
 comment on function krai_core.get_stuck_stages(integer, numeric) is
