@@ -246,18 +246,18 @@ def test_a_claim_id_checked_before_the_lock_is_found_in_single_calls(finds: Find
 
 def test_a_claim_id_checked_before_the_lock_is_found_in_bulk_calls(finds: Finds) -> None:
     """The judge objects when finish_stages looks at its runs in the statement that waits for the documents."""
-    fault = Break("finish_stages", r"perform from krai_core\.documents [^;]* for no key update;", "")
-    assert finds(fault, late_bulk_call_that_waited, STORED)
+    fault = Break("finish_stages", r" order by d\.id for no key update", "")
+    assert finds(fault, late_bulk_call_that_waited, SUMS)
 
 
 def test_no_skip_locked_is_found(finds: Finds) -> None:
     """The judge objects when a claim waits for a document that somebody holds."""
-    assert finds(Break("_claim_ready", "skip locked", ""), claim_beside_a_lock, WAITS)
+    assert finds(Break("_pick_ready", "skip locked", ""), claim_beside_a_lock, WAITS)
 
 
 def test_no_row_lock_is_found_in_claims(finds: Finds) -> None:
-    """The judge objects when a claim takes runs without locking them: it waits for another, and takes the same."""
-    assert finds(Break("_claim_ready", "for no key update[a-z, ]* skip locked", ""), two_claims_at_once, STORED)
+    """The judge objects when a claim takes runs without locking them: it waits for another who takes the same."""
+    assert finds(Break("_pick_ready", "for no key update[a-z, ]* skip locked", ""), two_claims_at_once, WAITS)
 
 
 def test_no_row_lock_is_found_in_single_calls(finds: Finds) -> None:
