@@ -11,7 +11,7 @@
 --
 -- Rules
 --   * documents.stage_status is the truth about where a document stands; stage_runs says who works on it and what was.
---   * At most one open run (ready or running) per stage of a document: stage_runs_one_open_run makes a double run an
+--   * At most one open run (ready or running) per stage of a document: stage_runs_document_open_stage makes a double run an
 --     impossible row. A run never goes back to ready; it is closed and another one is opened.
 --   * A claim id opens a given stage of a document once: start_stage and claim_stages look, each under a lock. No index says
 --     so, because a unique one would be the largest of all.
@@ -199,8 +199,10 @@ create table if not exists krai_core.stage_runs (
     priority integer not null default 0,
     closed_by_holder boolean not null default false,
     is_current boolean not null default false,
+    opens_claim boolean not null default false,
     status text not null,
     stage_name text not null,
+    open_stage text generated always as (case when finished_at is null then stage_name end) stored,
     worker text,
     lease_seconds numeric,
     progress numeric,
@@ -219,22 +221,21 @@ create table if not exists krai_core.stage_runs (
     -- Room on each page for the heartbeats, which then need no new index entries.
 ) with (fillfactor = 85);
 
-create unique index if not exists stage_runs_one_open_run
-    on krai_core.stage_runs (document_id, stage_name) where status in ('ready', 'running');
--- All runs of a document, and so the last one of each of its stages. Of a key that many rows share an index keeps one, so it
--- takes a fifth of what it would with the stage.
-create index if not exists stage_runs_document
-    on krai_core.stage_runs (document_id);
+-- All runs of a document, and at most one of them open for each stage: nulls are never equal to each other. One index for both,
+-- since each version of a run has an entry in it. Of a key that many rows share an index keeps one, so it takes a fifth of what
+-- it would with the stage of each run.
+create unique index if not exists stage_runs_document_open_stage
+    on krai_core.stage_runs (document_id, open_stage);
 -- The queue of a stage, in the order in which it is handed out. Lists pass over retries by the last column, without a look at
 -- their rows: those of the future are the newest of all.
 create index if not exists stage_runs_ready
     on krai_core.stage_runs (stage_name, priority desc, available_at, id, retry_at) where status = 'ready';
--- What is being worked on, to look for leases that are over. Without the lease itself: see above.
+-- What is being worked on, to look for leases that are over, and what of it one claim holds. Without the lease itself: see above.
 create index if not exists stage_runs_running
-    on krai_core.stage_runs (stage_name) where status = 'running';
--- All that one claim took, to answer its repeat.
+    on krai_core.stage_runs (stage_name, claim_id) where status = 'running';
+-- Whether there was a claim, so that its repeat takes nothing more. One run tells, and not all that it took.
 create index if not exists stage_runs_claim
-    on krai_core.stage_runs (claim_id) where claim_id is not null;
+    on krai_core.stage_runs (claim_id) where opens_claim;
 -- Which documents have come through a stage, newest first; likewise those that it was skipped for, and those that failed.
 create index if not exists stage_runs_completed
     on krai_core.stage_runs (stage_name, finished_at) where is_current and status = 'completed';
@@ -320,6 +321,7 @@ comment on table krai_core.stage_runs is 'One row per attempt to run a stage of 
 comment on column krai_core.stage_runs.id is 'Run id, ascending in order of opening.';
 comment on column krai_core.stage_runs.document_id is 'The document, krai_core.documents.id.';
 comment on column krai_core.stage_runs.stage_name is 'The stage, krai_core.stages.name.';
+comment on column krai_core.stage_runs.open_stage is 'stage_name while the run is ready or running; null once it is closed. Computed.';
 comment on column krai_core.stage_runs.status is 'ready, running, completed, failed, skipped, released (given back), lost (lease over, taken by another) or cancelled.';
 comment on column krai_core.stage_runs.attempt is 'Number of this attempt, from 1; counted since the last success, retry or reset.';
 comment on column krai_core.stage_runs.priority is 'Higher is handed out first.';
@@ -339,6 +341,7 @@ comment on column krai_core.stage_runs.retry_at is 'Of a failed run: when it is 
 comment on column krai_core.stage_runs.reset_at is 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
 comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled after this run.';
 comment on column krai_core.stage_runs.is_current is 'true: a completed, failed or skipped stage stands on this closed run; false: open, given back, or superseded by a later run, a reset or an edit.';
+comment on column krai_core.stage_runs.opens_claim is 'true: the first run that its claim took of the stage, by which a repeat of the claim is known.';
 comment on column krai_core.stage_runs.error_fingerprint is 'Of a failed or lost run: the same for errors that differ in ids, digits and paths only (_error_fingerprint).';
 
 comment on table krai_core.document_priorities is 'Documents whose runs are handed out before or after the others; all that are not here have priority 0.';
@@ -371,7 +374,7 @@ revoke all on sequence krai_core.stage_runs_id_seq from public, anon, authentica
 grant select on krai_core.stages, krai_core.stage_prerequisites to authenticated, service_role;
 grant update (paused, changed_at, changed_by) on krai_core.stages to service_role;
 grant select, insert, update, delete on krai_core.stage_runs, krai_core.document_priorities to service_role;
-grant select (id, document_id, stage_name, status, attempt, priority, available_at, lease_expires_at, heartbeat_at,
+grant select (id, document_id, stage_name, open_stage, status, attempt, priority, available_at, lease_expires_at, heartbeat_at,
               started_at, finished_at, error, progress, metadata, retry_at, reset_at, is_current)
     on krai_core.stage_runs to authenticated;
 

@@ -3,7 +3,7 @@
 --
 --   _raise            every error of ours: SQLSTATE, a word for machines in DETAIL, a remedy in HINT
 --   _iso              timestamps as text in the column
---   _checked_metadata, _checked_limit, _stage_named     arguments, checked
+--   _checked_metadata, _checked_limit, _stage_named, _stages_named     arguments, checked
 --   _hold, _write     locks the document and returns its stage_status; writes it
 -- What an odd value means is the next file's matter.
 --
@@ -81,6 +81,38 @@ begin
 end;
 $$;
 comment on function krai_core._stage_named(text) is 'The row of krai_core.stages; raises 22023 unknown_stage.';
+
+create or replace function krai_core._stages_named(p_stage_name text) returns setof krai_core.stages
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_names text[] := array[p_stage_name];
+    v_found integer;
+begin
+    if p_stage_name like '[%' then
+        begin
+            v_names := array(select jsonb_array_elements_text(p_stage_name::jsonb));
+        exception when invalid_text_representation then
+            null;
+        end;
+    elsif p_stage_name like '{%' then
+        begin
+            v_names := p_stage_name::text[];
+        exception when invalid_text_representation then
+            null;
+        end;
+    end if;
+    return query
+        select s.* from unnest(v_names) with ordinality as given (name, n) join krai_core.stages s on s.name = given.name order by given.n;
+    get diagnostics v_found = row_count;
+    if v_found < cardinality(v_names) then
+        perform krai_core._stage_named(given.name) from unnest(v_names) as given (name);
+    end if;
+end;
+$$;
+comment on function krai_core._stages_named(text) is
+'The rows of krai_core.stages of one name, or of an array of names given as text (["a", "b"] or {a,b}), in its order. Raises 22023 unknown_stage.';
 
 create or replace function krai_core._checked_limit(p_limit integer, p_most integer) returns integer
 language plpgsql stable
@@ -185,7 +217,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_raise', '_iso', '_checked_metadata', '_checked_limit', '_stage_named', '_raise_unknown_document', '_raise_conflict',
+            '_raise', '_iso', '_checked_metadata', '_checked_limit', '_stage_named', '_stages_named', '_raise_unknown_document', '_raise_conflict',
             '_hold', '_write'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);

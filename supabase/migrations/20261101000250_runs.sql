@@ -32,7 +32,7 @@ declare
 begin
     if p_claim_id is null then
         select * into v_run from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'running';
+        where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'running';
         return v_run;
     end if;
     -- `is true`, here and later: not looked up by the claim id, which a whole batch shares.
@@ -204,14 +204,14 @@ declare
 begin
     -- A ready run becomes the running one, so that its priority and its wait stay with it.
     update krai_core.stage_runs r
-    set status = 'running', attempt = p_attempt, retry_at = null, claim_id = p_claim_id, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
+    set status = 'running', attempt = p_attempt, retry_at = null, claim_id = p_claim_id, opens_claim = p_claim_id is not null, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
         lease_seconds = p_lease_seconds, lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready'
+    where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'ready'
     returning r.available_at into v_ready_at;
     if not found then
         insert into krai_core.stage_runs
-            (document_id, stage_name, status, attempt, claim_id, worker, started_at, heartbeat_at, lease_seconds, lease_expires_at)
-        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_worker, p_now, p_now, p_lease_seconds,
+            (document_id, stage_name, status, attempt, claim_id, opens_claim, worker, started_at, heartbeat_at, lease_seconds, lease_expires_at)
+        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_claim_id is not null, p_worker, p_now, p_now, p_lease_seconds,
                 p_now + make_interval(secs => p_lease_seconds::double precision));
     end if;
     return v_ready_at;

@@ -26,7 +26,8 @@ create or replace view krai_core._ready_stages with (security_invoker = true) as
 select
     d.id as document_id,
     s.name as stage_name,
-    w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed
+    w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed,
+    d.ctid as row
 from krai_core.documents d
 -- Unpacked once, and not for each stage and each that it requires.
 cross join lateral (select d.stage_status || '{}' as whole offset 0) w
@@ -43,6 +44,7 @@ comment on view krai_core._ready_stages is
 comment on column krai_core._ready_stages.document_id is 'The document.';
 comment on column krai_core._ready_stages.stage_name is 'The stage.';
 comment on column krai_core._ready_stages.is_failed is 'true: it failed, and is ready only if its last run has a retry_at.';
+comment on column krai_core._ready_stages.row is 'Where the row of the document is, until it is written again.';
 
 create or replace function krai_core._touched_by(p_changed text[]) returns text[]
 language plpgsql stable
@@ -56,7 +58,7 @@ comment on function krai_core._touched_by(text[]) is 'The stages given and those
 
 -- Planned once, by index, whatever the statistics said that day: a plan from the first hour, when the tables were small,
 -- would read all of them for every batch. Without jit, which would be started by the costs of the ways not to be taken.
-create or replace function krai_core._derive_ready_runs(p_document_ids uuid[], p_stages text[] default null, p_only_add boolean default false)
+create or replace function krai_core._derive_ready_runs(p_document_ids uuid[], p_stages text[] default null, p_only_add boolean default false, p_rows tid[] default null)
 returns void
 language plpgsql volatile
 set search_path = ''
@@ -71,7 +73,7 @@ declare
 begin
     if not p_only_add then
         delete from krai_core.stage_runs r
-        where r.document_id = any (p_document_ids) and r.status = 'ready' and (p_stages is null or r.stage_name = any (p_stages))
+        where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready' and (p_stages is null or r.stage_name = any (p_stages))
           and not exists (
               select from krai_core._ready_stages t
               where t.document_id = any (array[r.document_id]) and t.stage_name = any (array[r.stage_name])
@@ -80,6 +82,10 @@ begin
                     where stood.document_id = r.document_id and stood.stage_name = r.stage_name and stood.is_current limit 1)));
     end if;
     p_stages := coalesce(p_stages, array(select s.name from krai_core.stages s));
+    -- Found by where they are. Where a trigger of somebody else has moved one of them since, all are looked for.
+    if p_rows is null or (select count(*) from krai_core.documents d where d.ctid = any (p_rows)) < cardinality(p_rows) then
+        p_rows := array(select d.ctid from krai_core.documents d where d.id = any (p_document_ids));
+    end if;
     with opened as (
         insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at, retry_at)
         select t.document_id, t.stage_name, 'ready',
@@ -98,9 +104,10 @@ begin
             where not t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name and r.finished_at is not null and not r.is_current
             order by r.id + 0 desc limit 1)) last on true
         left join krai_core.document_priorities p on p.document_id = any (array[t.document_id])
-        where t.document_id = any (p_document_ids) and t.stage_name = any (p_stages)
+        where t.row = any (p_rows) and t.stage_name = any (p_stages)
           and (not t.is_failed or last.retry_at is not null)
-        on conflict (document_id, stage_name) where status in ('ready', 'running') do nothing
+          -- The documents are locked, so that nobody opens one meanwhile.
+          and not exists (select from krai_core.stage_runs o where o.document_id = t.document_id and o.open_stage = t.stage_name offset 0)
         returning stage_name, attempt, available_at
     )
     insert into krai_core.stage_deltas (stage_name, arrived)
@@ -108,8 +115,8 @@ begin
     select o.stage_name, count(*) from opened o where o.attempt = 1 and o.available_at >= v_now group by o.stage_name;
 end;
 $$;
-comment on function krai_core._derive_ready_runs(uuid[], text[], boolean) is
-'Brings the ready runs of documents that the caller has locked after the truth. p_stages: the stages to look at, null for all. p_only_add: nothing can have become unready.';
+comment on function krai_core._derive_ready_runs(uuid[], text[], boolean, tid[]) is
+'Brings the ready runs of documents that the caller has locked after the truth. p_stages: the stages to look at, null for all. p_only_add: nothing can have become unready. p_rows: where the rows of all of them are, for who has just written them.';
 
 create or replace function krai_core._adopt_runs(p_document_ids uuid[]) returns integer
 language plpgsql volatile
@@ -126,7 +133,7 @@ declare
 begin
     delete from krai_core.stage_runs r
     using krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.status = 'ready'
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.open_stage is not null and r.status = 'ready'
       and d.stage_status -> r.stage_name ->> 'status' = 'processing';
     insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, heartbeat_at, lease_seconds, lease_expires_at)
     select x.document_id, x.name, 'running',
@@ -140,7 +147,7 @@ begin
         cross join krai_core.stages s
         where d.id = any (p_document_ids) and d.stage_status -> s.name ->> 'status' = 'processing'
     ) x
-    on conflict (document_id, stage_name) where status in ('ready', 'running') do nothing;
+    on conflict (document_id, open_stage) do nothing;
     get diagnostics v_adopted = row_count;
     return v_adopted + krai_core._adopt_closed_runs(p_document_ids);
 end;
@@ -261,7 +268,7 @@ begin
     with truth as (
         select t.document_id, t.stage_name from krai_core._ready_stages t
         where not exists (
-            select from krai_core.stage_runs r where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status = 'running')
+            select from krai_core.stage_runs r where r.document_id = t.document_id and r.open_stage = t.stage_name and r.status = 'running')
           and (not t.is_failed or (
             select stood.retry_at is not null and stood.reset_at is null from krai_core.stage_runs stood
             where stood.document_id = t.document_id and stood.stage_name = t.stage_name and stood.is_current limit 1))
@@ -272,7 +279,7 @@ begin
     orphaned as (
         select d.id as document_id from krai_core.documents d cross join krai_core.stages s
         where d.stage_status -> s.name ->> 'status' = 'processing' and not exists (
-            select from krai_core.stage_runs r where r.document_id = d.id and r.stage_name = s.name and r.status = 'running')
+            select from krai_core.stage_runs r where r.document_id = d.id and r.open_stage = s.name and r.status = 'running')
     ),
     current as (
         -- As _state_of_run says, which would be called millions of times.
@@ -303,11 +310,11 @@ set search_path = ''
 as $$
 declare
     v_before bigint[] := array(
-        select r.id from krai_core.stage_runs r where r.status = 'ready' and r.document_id = any (p_document_ids));
+        select r.id from krai_core.stage_runs r where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready');
     v_after bigint[];
 begin
     perform krai_core._derive_ready_runs(p_document_ids);
-    v_after := array(select r.id from krai_core.stage_runs r where r.status = 'ready' and r.document_id = any (p_document_ids));
+    v_after := array(select r.id from krai_core.stage_runs r where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready');
     return jsonb_build_object(
         'added', (select count(*) from (select unnest(v_after) except select unnest(v_before)) x),
         'removed', (select count(*) from (select unnest(v_before) except select unnest(v_after)) x));

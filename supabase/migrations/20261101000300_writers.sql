@@ -243,7 +243,7 @@ begin
     v_now := clock_timestamp();
     select r.id, r.lease_expires_at < v_now + make_interval(secs => r.lease_seconds::double precision * 0.95) into v_run_id, v_is_due
     from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'running'
+    where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'running'
       and (p_claim_id is null or r.claim_id = p_claim_id);
     if v_run_id is null and p_claim_id is not null then
         v_run := krai_core._held_run('progress', p_document_id, p_stage_name, p_claim_id);
@@ -310,7 +310,7 @@ begin
         v_attempt := krai_core._keep_last_run(p_document_id, p_stage_name, case v_from when 'processing' then krai_core._pending_stage() else v_stage end);
         -- Work that was done outside and is only reported: a run without a beginning. It takes the place of one that was ready.
         delete from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
+        where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'ready';
         insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, is_current, error, error_fingerprint, retry_at)
         values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, true, v_error,
                 case when p_to = 'failed' then krai_core._error_fingerprint(v_error) end,

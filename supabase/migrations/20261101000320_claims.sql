@@ -23,35 +23,6 @@ set local client_min_messages = warning;
 -- Nothing is made where the file of the tables stopped: psql goes on after an error unless it is told otherwise.
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
-create or replace function krai_core._stages_named(p_stage_name text) returns setof krai_core.stages
-language plpgsql stable
-set search_path = ''
-as $$
-declare
-    v_names text[] := array[p_stage_name];
-    v_name text;
-begin
-    if p_stage_name like '[%' then
-        begin
-            v_names := array(select jsonb_array_elements_text(p_stage_name::jsonb));
-        exception when invalid_text_representation then
-            null;
-        end;
-    elsif p_stage_name like '{%' then
-        begin
-            v_names := p_stage_name::text[];
-        exception when invalid_text_representation then
-            null;
-        end;
-    end if;
-    foreach v_name in array v_names loop
-        return next krai_core._stage_named(v_name);
-    end loop;
-end;
-$$;
-comment on function krai_core._stages_named(text) is
-'The rows of krai_core.stages of one name, or of an array of names given as text (["a", "b"] or {a,b}), in its order. Raises 22023 unknown_stage.';
-
 create or replace function krai_core._keep_failed_runs(p_stage_name text, p_document_ids uuid[], p_stages jsonb[]) returns void
 language plpgsql volatile
 set search_path = ''
@@ -129,8 +100,7 @@ declare
     v_lease_seconds numeric := coalesce(p_lease_seconds, p_stage.lease_seconds);
     -- A bound above every priority, so that the index is asked for the next level below.
     v_level bigint := 2147483648;
-    -- What a pending stage becomes, in each of them alike.
-    v_started jsonb := krai_core._started_stage('{"status": "pending"}', v_now);
+    v_started jsonb;
     v_answer jsonb := '[]'::jsonb;
     v_picked record;
     v_claimed record;
@@ -143,13 +113,15 @@ begin
         exit when not found;
         v_picked := krai_core._pick_ready(p_stage, v_level, v_now, p_limit - jsonb_array_length(v_answer));
         continue when v_picked.o_runs is null;
+        -- What a pending stage becomes, in each of them alike.
+        v_started := krai_core._started_stage('{"status": "pending"}', v_now);
         perform set_config('krai_core.writer', 'tracker', true);
         with picked as (
-            select * from unnest(v_picked.o_runs, v_picked.o_documents, v_picked.o_stages) as p (run, document, stage)
+            select * from unnest(v_picked.o_runs, v_picked.o_documents, v_picked.o_stages) with ordinality as p (run, document, stage, n)
         ),
         opened as (
             update krai_core.stage_runs r
-            set status = 'running', retry_at = null, claim_id = p_claim_id, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
+            set status = 'running', retry_at = null, claim_id = p_claim_id, opens_claim = p.n = 1, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
                 lease_seconds = v_lease_seconds, lease_expires_at = v_now + make_interval(secs => v_lease_seconds::double precision)
             from picked p
             where r.ctid = p.run
@@ -281,7 +253,7 @@ begin
             perform krai_core._raise('PT409', 'claim_in_progress', format('the first call with claim id %s is not over yet', p_claim_id),
                 jsonb_build_object('claim_id', p_claim_id), 'Repeat the call in a moment: it answers with the runs of the first.');
         end if;
-        perform from krai_core.stage_runs r where r.claim_id = p_claim_id limit 1;
+        perform from krai_core.stage_runs r where r.claim_id = p_claim_id and r.opens_claim limit 1;
         if found then
             return krai_core._claimed(p_claim_id);
         end if;
@@ -322,12 +294,13 @@ language plpgsql volatile
 set search_path = ''
 as $$
 declare
+    v_stages text[] := array(select s.name from krai_core.stages s);
     v_answer jsonb;
 begin
     -- A repeat is a sign of life, and its answer counts from now.
     with mine as materialized (
         select r.id from krai_core.stage_runs r
-        where r.claim_id = p_claim_id and r.status = 'running'
+        where r.stage_name = any (v_stages) and r.claim_id = p_claim_id and r.status = 'running'
         order by r.id
         for no key update skip locked
     ),
@@ -346,7 +319,7 @@ begin
     from krai_core.stage_runs r
     join krai_core.documents d on d.id = r.document_id
     join krai_core.stages s on s.name = r.stage_name
-    where r.claim_id = p_claim_id and r.status = 'running';
+    where r.stage_name = any (v_stages) and r.claim_id = p_claim_id and r.status = 'running';
     return v_answer;
 end;
 $$;
@@ -388,7 +361,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_stages_named', '_keep_failed_runs', '_pick_ready', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease',
+            '_keep_failed_runs', '_pick_ready', '_claim_ready', '_requeue_expired', '_claim_ready_or_expired', '_claimed', '_checked_lease',
             'claim_stages', 'get_next_document'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);

@@ -62,10 +62,9 @@ begin
     ),
     free as (
         select r.id from krai_core.stage_runs r
-        join asked a on r.document_id = any (array[a.document_id]) and r.stage_name = any (array[a.stage_name])
+        join asked a on r.document_id = any (array[a.document_id]) and r.open_stage = any (array[a.stage_name])
+            -- With a claim id: running. Asked by the status, the planner might read all that is running.
             and (r.claim_id = a.claim_id) is true
-        -- Running; asked by the status, the planner might read all that is running.
-        where r.finished_at is null
         order by r.id
         for no key update of r skip locked
     ),

@@ -61,8 +61,8 @@ begin
             as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, row, n)
         -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
         cross join lateral (
-            select * from krai_core.stage_runs h where h.document_id = a.document_id and h.stage_name = a.stage_name
-              and h.status in ('ready', 'running') and (h.claim_id = a.claim_id) is true offset 0) r
+            select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h where h.document_id = a.document_id and h.open_stage = a.stage_name
+              and (h.claim_id = a.claim_id) is true offset 0) r
         -- Where the caller has locked it. Only an object has a stage by its name.
         cross join lateral (select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.ctid = a.row offset 0) d
         where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
@@ -116,7 +116,7 @@ begin
     perform set_config('krai_core.writer', '', true);
     perform krai_core._count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
     perform krai_core._derive_ready_runs(v_all.touched,
-        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true) where v_all.touched is not null;
+        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true, v_all.rows) where v_all.touched is not null;
     perform krai_core._follow_legacy(v_all.closed, not 'failed' = any (v_all.outcomes), v_all.rows) where v_all.closed is not null;
     o_done := v_all.done;
     o_retries := v_all.retries;

@@ -32,7 +32,7 @@ begin
     perform krai_core._keep_last_run(p_document_id, p_stage_name, v_stage_status -> p_stage_name, left(p_actor, 200), true);
     -- A retry that was to come by itself comes now.
     delete from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status = 'ready';
+    where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'ready';
     perform krai_core._count_transition(p_stage_name, v_stage_status -> p_stage_name, krai_core._pending_stage());
     perform krai_core._write(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, krai_core._pending_stage()), array[p_stage_name]);
     return true;
@@ -77,7 +77,7 @@ begin
             end if;
             update krai_core.stage_runs r
             set status = 'cancelled', finished_at = clock_timestamp(), error = 'reset while it ran'
-            where r.document_id = p_document_id and r.stage_name = v_name and r.status = 'running';
+            where r.document_id = p_document_id and r.open_stage = v_name and r.status = 'running';
         end if;
         perform krai_core._keep_last_run(p_document_id, v_name, v_stage_status -> v_name, left(p_actor, 200), true);
         perform krai_core._count_transition(v_name, v_stage_status -> v_name, krai_core._pending_stage());
@@ -86,7 +86,7 @@ begin
     end loop;
     if v_changed <> '{}' then
         delete from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = any (v_changed) and r.status = 'ready';
+        where r.document_id = p_document_id and r.open_stage = any (v_changed) and r.status = 'ready';
         perform krai_core._write(p_document_id, v_stage_status, v_changed);
     end if;
     return true;
@@ -166,7 +166,7 @@ begin
         if v_run.id is null then
             perform krai_core._keep_last_run(p_document_id, v_name, v_stage);
             delete from krai_core.stage_runs r
-            where r.document_id = p_document_id and r.stage_name = v_name and r.status = 'ready';
+            where r.document_id = p_document_id and r.open_stage = v_name and r.status = 'ready';
             insert into krai_core.stage_runs (document_id, stage_name, status, finished_at, is_current, error, actor)
             values (p_document_id, v_name, 'cancelled', v_now, true, left(v_reason, 65536), left(p_actor, 200));
         else
@@ -207,7 +207,7 @@ begin
         set priority = excluded.priority, changed_at = excluded.changed_at, changed_by = excluded.changed_by;
     end if;
     update krai_core.stage_runs r set priority = coalesce(p_priority, 0)
-    where r.document_id = p_document_id and r.status in ('ready', 'running') and r.priority <> coalesce(p_priority, 0);
+    where r.document_id = p_document_id and r.open_stage is not null and r.priority <> coalesce(p_priority, 0);
     return true;
 end;
 $$;

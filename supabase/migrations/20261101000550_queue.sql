@@ -84,7 +84,7 @@ begin
         perform krai_core._raise_unknown_document(p_document_id);
     end if;
     select * into v_open from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status in ('ready', 'running');
+    where r.document_id = p_document_id and r.open_stage = p_stage_name;
     select * into v_last from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status not in ('ready', 'running')
     order by r.id + 0 desc limit 1;

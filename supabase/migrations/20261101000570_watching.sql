@@ -39,13 +39,13 @@ begin
         select h.*, krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.95) as p95, case when h.timed >= 5 then
             krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.9) / greatest(krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5), 1) end as spread
         from krai_core._histograms(case when p_document_id is not null then array(
-            select r.stage_name from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running') end) h
+            select r.stage_name from krai_core.stage_runs r where r.document_id = p_document_id and r.open_stage is not null and r.status = 'running') end) h
     ),
     running as (
         -- Told which document, the planner takes its own runs. Else, by any name of a stage, it takes the index of all that run.
         select r.* from krai_core.stage_runs r where p_document_id is null and r.status = 'running' and r.stage_name > ''
         union all
-        select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.status = 'running'
+        select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.open_stage is not null and r.status = 'running'
     )
     -- Seconds from whole microseconds: a number with a floating point is written out and read again to become numeric.
     select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, r.elapsed_us::bigint * 0.000001,

@@ -100,7 +100,7 @@ begin
     cross join lateral (
         select krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50, krai_core._quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90 offset 0) q
     left join running u on u.stage_name = s.name
-    left join krai_core.stage_runs ready on ready.document_id = d.id and ready.stage_name = s.name and ready.status = 'ready'
+    left join krai_core.stage_runs ready on ready.document_id = d.id and ready.open_stage = s.name and ready.status = 'ready'
     left join waits k on k.stage_name = s.name
     -- As long as others waited lately, less what it has waited already; or until a retry is due.
     cross join lateral (

@@ -98,7 +98,7 @@ begin
             'seen', case when d.version is not null then krai_core._mark_of(k.id) end,
             'state', case when d.version is not null then krai_core.get_document_status(k.id) end,
             'changes', case when d.version is not null and k.seen is not null then krai_core._changes_of(k.id, k.seen) else '[]' end,
-            'is_open', exists (select from krai_core.stage_runs r where r.document_id = k.id and r.status in ('ready', 'running'))))
+            'is_open', exists (select from krai_core.stage_runs r where r.document_id = k.id and r.open_stage is not null)))
         from (
             select a.key, a.key::uuid as id, a.value ->> 'seen' as seen, a.value ->> 'version' as version from jsonb_each(p_documents) a
         ) k

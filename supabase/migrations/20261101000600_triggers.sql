@@ -63,7 +63,7 @@ begin
     end if;
     for v_run in
         select r.stage_name, r.worker from krai_core.stage_runs r
-        where r.document_id = new.id and r.status = 'running' and r.claim_id is not null and r.lease_expires_at > clock_timestamp()
+        where r.document_id = new.id and r.open_stage is not null and r.status = 'running' and r.claim_id is not null and r.lease_expires_at > clock_timestamp()
           and old.stage_status -> r.stage_name is distinct from new.stage_status -> r.stage_name
     loop
         new.stage_status := new.stage_status || jsonb_build_object(v_run.stage_name, old.stage_status -> v_run.stage_name);
@@ -145,7 +145,7 @@ begin
     update krai_core.stage_runs r
     set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
     from krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.status = 'running'
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.open_stage is not null and r.status = 'running'
       and krai_core._stage_state(d.stage_status -> r.stage_name) <> 'processing';
     -- A failure that somebody takes out of the column by hand is settled by a person, as by retry_stage: attempts begin anew.
     with retried as (
@@ -161,7 +161,7 @@ begin
         returning r.document_id, r.stage_name
     )
     delete from krai_core.stage_runs r using retried t
-    where r.document_id = t.document_id and r.stage_name = t.stage_name and r.status = 'ready';
+    where r.document_id = t.document_id and r.open_stage = t.stage_name and r.status = 'ready';
     perform krai_core._adopt_runs(p_document_ids);
     perform krai_core._derive_ready_runs(p_document_ids);
 end;
@@ -231,13 +231,13 @@ begin
         update krai_core.documents d
         set %1$I = wrong.value
         from (
-            select now.id, o.%2$s as value
+            select now.ctid as row, o.%2$s as value
             from krai_core.documents now
             cross join lateral (%3$s) o
             where now.id = any (p_document_ids) and now.%1$I is distinct from o.%2$s%4$s
             offset 0
         ) wrong
-        where d.id = any (array[wrong.id]);
+        where d.ctid = wrong.row;
     exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
         raise warning 'krai_core.documents.%1$s was left as it is: %%', sqlerrm;
     end;$f$, v_legacy.name, v_legacy.source, krai_core._sql_document_state('now.stage_status'),

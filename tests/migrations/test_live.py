@@ -62,7 +62,7 @@ def test_history_is_looked_up_whatever_the_planner_believes(fresh: Fresh) -> Non
     database.migrate([path for path in database.files() if not path.name.endswith(("existing.sql", "index.sql"))])
     # Statistics that come in between would make the plans anew.
     database.run("alter table krai_core.stage_runs set (autovacuum_enabled = off)")
-    query = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'stage_runs_document'"
+    query = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'stage_runs_document_open_stage'"
     read = [0]
     for _ in range(DOCUMENTS // 100):
         assert database.value("select krai_core.fill_ready_runs(100)") == 100

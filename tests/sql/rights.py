@@ -107,7 +107,7 @@ function _claim_ready_or_expired(krai_core.stages,text,integer,numeric,uuid) -  
 function _claimed(uuid)                                      -     -              x
 function _close_stage(uuid,text,text,text,jsonb,uuid,boolean) -     -              x
 function _closed_stage(jsonb,text,text,jsonb,timestamptz,timestamptz) -     -              x
-function _derive_ready_runs(uuid[],text[],boolean)           -     -              x
+function _derive_ready_runs(uuid[],text[],boolean,tid[])     -     -              x
 function _finish_one(jsonb)                                  -     -              x
 function _finish_usual(jsonb,tid[])                                -     -              x
 function _follow_edit(uuid[])                                -     -              -

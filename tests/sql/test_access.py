@@ -14,8 +14,9 @@ from processors_v2.local import LocalSupabase
 ROLES = ["anon", "authenticated", "service_role"]
 
 READABLE_OF_RUNS = {
-    "id", "document_id", "stage_name", "status", "attempt", "priority", "available_at", "lease_expires_at",
-    "heartbeat_at", "started_at", "finished_at", "error", "progress", "metadata", "retry_at", "reset_at", "is_current",
+    "id", "document_id", "stage_name", "open_stage", "status", "attempt", "priority", "available_at",
+    "lease_expires_at", "heartbeat_at", "started_at", "finished_at", "error", "progress", "metadata", "retry_at",
+    "reset_at", "is_current",
 }  # fmt: skip
 
 

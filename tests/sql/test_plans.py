@@ -74,7 +74,11 @@ class Asked:
         self._words = {
             "claim": CLAIM,
             "document": self._one("select document_id from krai_core.stage_runs where status = 'running' limit 1"),
-            "waiting": self._one("select document_id from krai_core.stage_runs where status = 'ready' limit 1"),
+            # One whose ready run is missing.
+            "waiting": self._one(
+                "delete from krai_core.stage_runs where id = (select min(id) from krai_core.stage_runs"
+                " where status = 'ready') returning document_id"
+            ),
             "kind": self._one("select error_fingerprint from krai_core.stage_runs where status = 'failed' limit 1"),
         }
 
@@ -141,17 +145,17 @@ QUESTIONS = [
     ("get_workers()", "stage_runs_running", 50),
     ("get_stage_statistics()", "stage_runs_ready", 200),
     ("get_forecast()", "stage_flow_pkey", 150),
-    ("get_document_timeline('{document}')", "stage_runs_document", 60),
-    ("get_document_eta('{document}')", "stage_runs_document", 200),
-    ("get_weighted_progress('{document}')", "stage_runs_document", 90),
+    ("get_document_timeline('{document}')", "stage_runs_document_open_stage", 60),
+    ("get_document_eta('{document}')", "stage_runs_document_open_stage", 200),
+    ("get_weighted_progress('{document}')", "stage_runs_document_open_stage", 90),
     ("get_document_status('{document}')", "documents_pkey", 30),
-    ("get_document_events(jsonb_build_object('{document}', null))", "stage_runs_document", 40),
+    ("get_document_events(jsonb_build_object('{document}', null))", "stage_runs_document_open_stage", 40),
     (
         "get_document_events(jsonb_build_object('{document}', jsonb_build_object('seen', '0')))",
-        "stage_runs_document",
+        "stage_runs_document_open_stage",
         44,
     ),
-    ("explain_stage('{document}', 'storage')", "stage_runs_one_open_run", 60),
+    ("explain_stage('{document}', 'storage')", "stage_runs_document_open_stage", 60),
     ("get_documents_ready_for('upload')", "stage_runs_ready", 700),
     ("claim_stages('upload', 'w', 10)", "stage_runs_ready", 2000),
     ("claim_stages('upload', 'w', 10, null, '{claim}')", "stage_runs_claim", 8000),

@@ -41,7 +41,7 @@ def test_a_stage_has_one_open_run_at_most(service, bring: Callable) -> None:
     bring(document, "upload", "processing")
     with pytest.raises(psycopg.errors.UniqueViolation) as caught:
         service.run(OPEN, document, 0)
-    assert caught.value.diag.constraint_name == "stage_runs_one_open_run"
+    assert caught.value.diag.constraint_name == "stage_runs_document_open_stage"
 
 
 @pytest.mark.parametrize("ended", ["completed", "failed"])

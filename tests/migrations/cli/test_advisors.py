@@ -53,7 +53,7 @@ def _exercise(database: Any) -> None:
         session.execute(f"select krai_core.{question}")
     # Among twenty runs other indexes do as well for failures of one kind, and for those at work.
     session.execute("begin")
-    for index in ("stage_runs_failures", "stage_runs_failed", "stage_runs_one_open_run"):
+    for index in ("stage_runs_failures", "stage_runs_failed", "stage_runs_document_open_stage"):
         session.execute(f"drop index krai_core.{index}")
     session.execute("select krai_core.list_documents(p_fingerprint => krai_core._error_fingerprint('disk full')::text)")
     session.execute("select count(*) from krai_core.stage_runs where status = 'running' and stage_name = 'upload'")
