@@ -12,6 +12,14 @@ pytest_plugins = ["processors_v2.pytest_plugin"]
 # What is handled here, and not ignored, is back at its default in them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# They take minutes, for the most part waiting. Begun first, they are done before the others are.
+_BEGUN_FIRST = ("test_bench_soak.py", "test_short_chaos.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files before the others, whose order stays."""
+    items.sort(key=lambda item: item.path.name not in _BEGUN_FIRST)
+
 
 @pytest.fixture(scope="session")
 def local(local_supabase: LocalSupabase) -> LocalSupabase:

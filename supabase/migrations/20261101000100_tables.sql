@@ -242,11 +242,11 @@ create index if not exists stage_runs_completed
 create index if not exists stage_runs_skipped
     on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('skipped', 'cancelled');
 create index if not exists stage_runs_failed
-    on krai_core.stage_runs (stage_name, finished_at) where is_current and status in ('failed', 'lost');
--- The newest failures by their kind, without a look at the rows. Only who says `id > 0` gets it: the planner would take it
--- for a stage or a fingerprint, too, and pass over all others.
+    on krai_core.stage_runs (stage_name, finished_at) include (error_fingerprint, id, attempt) where is_current and status in ('failed', 'lost');
+-- The newest failures of all stages by stage and kind, one number for both, without a look at the rows. Only who says `id > 0`
+-- gets it: the planner would take it for a stage or a fingerprint, too, and pass over all others.
 create index if not exists stage_runs_failures
-    on krai_core.stage_runs (finished_at) include (error_fingerprint, id, attempt, stage_name)
+    on krai_core.stage_runs (finished_at, (coalesce(error_fingerprint, 0) # hashtextextended(stage_name, 0))) include (id, attempt, error_fingerprint, stage_name)
     where is_current and status in ('failed', 'lost') and id > 0;
 -- The newest failures of one kind.
 create index if not exists stage_runs_fingerprint

@@ -183,30 +183,36 @@ set enable_bitmapscan = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+    v_since timestamptz := coalesce(p_since, '-infinity');
 begin
     perform krai_core._checked_limit(p_limit, 1000);
     if p_stage_name is not null then
         perform krai_core._stage_named(p_stage_name);
     end if;
     return (
-        with kinds as materialized (
-            select n.stage_name, n.error_fingerprint, count(*) as count, min(n.finished_at) as first_at, max(n.finished_at) as last_at,
-                max(n.attempt) as max_attempt, max(n.id) as sample_id
-            from (
-                select r.stage_name, r.error_fingerprint, r.finished_at, r.attempt, r.id
-                from krai_core.stage_runs r
-                where r.is_current and r.status in ('failed', 'lost') and r.id > 0
-                  and (p_stage_name is null or r.stage_name = p_stage_name) and (p_since is null or r.finished_at >= p_since)
-                order by r.finished_at desc limit 10000
-            ) n
-            group by n.error_fingerprint, n.stage_name
+        with newest as (
+            -- Of all stages, by a number for stage and kind that stands in the index; of one stage, by that of the kind alone.
+            (select coalesce(r.error_fingerprint, 0) # hashtextextended(r.stage_name, 0) as kind, r.finished_at, r.attempt, r.id
+            from krai_core.stage_runs r
+            where p_stage_name is null and r.is_current and r.status in ('failed', 'lost') and r.id > 0 and r.finished_at >= v_since
+            order by r.finished_at desc limit 10000)
+            union all
+            (select coalesce(r.error_fingerprint, 0), r.finished_at, r.attempt, r.id
+            from krai_core.stage_runs r
+            where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost') and r.finished_at >= v_since
+            order by r.finished_at desc limit 10000)
+        ),
+        kinds as materialized (
+            select count(*) as count, min(n.finished_at) as first_at, max(n.finished_at) as last_at, max(n.attempt) as max_attempt, max(n.id) as sample_id
+            from newest n group by n.kind
         ),
         groups as materialized (
-            select k.*, newest.document_id, newest.attempt, newest.error,
+            select k.*, r.stage_name, r.error_fingerprint, r.document_id, r.attempt, r.error,
                 -- What is common to errors of a kind is worked out of one of them.
-                row_number() over (partition by k.error_fingerprint) = 1 as is_for_kind
+                row_number() over (partition by r.error_fingerprint) = 1 as is_for_kind
             from (select * from kinds k order by k.count desc, k.last_at desc limit p_limit) k
-            join krai_core.stage_runs newest on newest.id = any (array[k.sample_id])
+            join krai_core.stage_runs r on r.id = any (array[k.sample_id])
         ),
         folded as materialized (
             select g.error_fingerprint, krai_core._folded_error(g.error) as error from groups g where g.is_for_kind
