@@ -61,7 +61,7 @@ begin
             '_checked_outcomes', '_checked_runs', '_claim_ready', '_claim_ready_or_expired', '_claimed',
             '_close_stage', '_closed_stage', '_completed_before', '_count_edits', '_count_outcomes',
             '_count_transition', '_cursor_of', '_default_stage_status', '_derive_ready_runs', '_duration_bucket',
-            '_duration_us', '_empty_in', '_error_fingerprint', '_finish_one', '_finish_usual', '_flow_since', '_fold',
+            '_duration_us', '_empty_in', '_error_fingerprint', '_failure_kinds', '_finish_one', '_finish_usual', '_flow_since', '_fold',
             '_fold_if_due', '_folded_error', '_follow_edit', '_follow_legacy', '_held_run', '_histograms', '_hold',
             '_is_sound', '_iso', '_keep_failed_runs', '_keep_last_run', '_kept_error', '_listed', '_mark_of',
             '_merged_runs', '_missing_grants', '_missing_objects', '_newest_runs', '_next_attempt', '_oldest_ready', '_open_run',

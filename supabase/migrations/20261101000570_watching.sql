@@ -174,6 +174,44 @@ comment on function krai_core.get_stuck_stages(integer, numeric) is
 'What does not go on, told apart: {"stalled": [...], "slow": [...], "starved": [...]}.
 stalled: running, and the lease is over; the longest over first. slow: alive, and longer at work than 95 % of the completed runs of the stage; the longest first. Both as rows of vw_running_stages, at most p_limit (1 to 1000) each. starved: {stage_name, oldest_ready_at, waiting_seconds, is_paused}: stages with a run that is due for p_starved_after_seconds (0 or more) while nobody works on any. For service_role. Raises 22023 invalid_limit or invalid_age.';
 
+create or replace function krai_core._failure_kinds(p_stage_name text, p_since timestamptz)
+returns table (count bigint, first_at timestamptz, last_at timestamptz, max_attempt integer, sample_id bigint)
+language plpgsql stable
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+begin
+    if p_stage_name is null then
+        -- By one number for stage and kind, which stands in the index: to compare names takes longer than to read the rows.
+        return query
+        select count(*), min(n.finished_at), max(n.finished_at), max(n.attempt), max(n.id)
+        from (
+            select coalesce(r.error_fingerprint, 0) # hashtextextended(r.stage_name, 0) as kind, r.finished_at, r.attempt, r.id
+            from krai_core.stage_runs r
+            where r.is_current and r.status in ('failed', 'lost') and r.id > 0 and r.finished_at >= p_since
+            order by r.finished_at desc limit 10000
+        ) n
+        group by n.kind;
+    else
+        return query
+        select count(*), min(n.finished_at), max(n.finished_at), max(n.attempt), max(n.id)
+        from (
+            select r.error_fingerprint as kind, r.finished_at, r.attempt, r.id
+            from krai_core.stage_runs r
+            where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost') and r.finished_at >= p_since
+            order by r.finished_at desc limit 10000
+        ) n
+        group by n.kind;
+    end if;
+end;
+$$;
+comment on function krai_core._failure_kinds(text, timestamptz) is
+'The newest 10,000 failures of a stage, null for all, from p_since on, by stage and kind of error: how many, when, most attempts, the run of the newest.';
+
 create or replace function krai_core.get_failures(p_stage_name text default null, p_since timestamptz default null, p_limit integer default 50) returns jsonb
 language plpgsql stable
 set search_path = ''
@@ -183,29 +221,14 @@ set enable_bitmapscan = off
 set enable_mergejoin = off
 set jit = off
 as $$
-declare
-    v_since timestamptz := coalesce(p_since, '-infinity');
 begin
     perform krai_core._checked_limit(p_limit, 1000);
     if p_stage_name is not null then
         perform krai_core._stage_named(p_stage_name);
     end if;
     return (
-        with newest as (
-            -- Of all stages, by a number for stage and kind that stands in the index; of one stage, by that of the kind alone.
-            (select coalesce(r.error_fingerprint, 0) # hashtextextended(r.stage_name, 0) as kind, r.finished_at, r.attempt, r.id
-            from krai_core.stage_runs r
-            where p_stage_name is null and r.is_current and r.status in ('failed', 'lost') and r.id > 0 and r.finished_at >= v_since
-            order by r.finished_at desc limit 10000)
-            union all
-            (select coalesce(r.error_fingerprint, 0), r.finished_at, r.attempt, r.id
-            from krai_core.stage_runs r
-            where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost') and r.finished_at >= v_since
-            order by r.finished_at desc limit 10000)
-        ),
-        kinds as materialized (
-            select count(*) as count, min(n.finished_at) as first_at, max(n.finished_at) as last_at, max(n.attempt) as max_attempt, max(n.id) as sample_id
-            from newest n group by n.kind
+        with kinds as materialized (
+            select * from krai_core._failure_kinds(p_stage_name, coalesce(p_since, '-infinity'))
         ),
         groups as materialized (
             select k.*, r.stage_name, r.error_fingerprint, r.document_id, r.attempt, r.error,
@@ -276,7 +299,7 @@ begin
     for v_function in
         select p.oid from pg_catalog.pg_proc p
         where p.pronamespace = 'krai_core'::regnamespace and p.proname = any (array[
-            '_running_stages', 'get_workers', 'get_stuck_stages', 'get_failures', 'get_document_timeline'])
+            '_running_stages', 'get_workers', 'get_stuck_stages', '_failure_kinds', 'get_failures', 'get_document_timeline'])
     loop
         execute format('revoke execute on function %s from public, anon, authenticated', v_function);
         execute format('grant execute on function %s to service_role', v_function);

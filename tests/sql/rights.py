@@ -108,6 +108,7 @@ function _claimed(uuid)                                      -     -            
 function _close_stage(uuid,text,text,text,jsonb,uuid,boolean) -     -              x
 function _closed_stage(jsonb,text,text,jsonb,timestamptz,timestamptz) -     -              x
 function _derive_ready_runs(uuid[],text[],boolean,tid[])     -     -              x
+function _failure_kinds(text,timestamptz)                    -     -              x
 function _finish_one(jsonb)                                  -     -              x
 function _finish_usual(jsonb,tid[])                                -     -              x
 function _follow_edit(uuid[])                                -     -              -
