@@ -2,7 +2,8 @@
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from itertools import pairwise, permutations
 
 import psycopg
 import pytest
@@ -51,6 +52,28 @@ def test_everybody_does_the_same_work(local: LocalSupabase) -> None:
     shapes = [set(map(shape, rows)) for rows in written]
     assert shapes[0] == shapes[1] == shapes[2]
     assert len(shapes[0]) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_no_lane_comes_behind_itself(local: LocalSupabase, count: int) -> None:
+    """Nobody finds his own data in the caches still, and of three each comes behind both of the others."""
+    turns: list[str] = []
+
+    class Noted(BareTable):
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.database = f"drain_noted_{count}_{name}"
+            super().__init__(local)
+
+        def drain(self, jobs: int, batch: int) -> float:
+            turns.append(self.name)
+            return super().drain(jobs, batch)
+
+    with ExitStack() as ends:
+        race([ends.enter_context(closing(Noted(name))) for name in "abc"[:count]], jobs=60, batch=10, turns=6)
+    pairs = set(pairwise(turns))
+    assert len(turns) == 6 * count
+    assert pairs == set(permutations("abc"[:count], 2))
 
 
 def test_jobs_that_get_lost_are_no_speed(local: LocalSupabase) -> None:
