@@ -73,8 +73,8 @@ def race(lanes: Sequence[Lane[object]], jobs: int, batch: int, turns: int) -> di
         lane.fill(jobs)
     seconds = dict.fromkeys((lane.name for lane in lanes), 0.0)
     for turn in range(turns):
-        # Never one behind itself, whose data would still be in the caches; and of several, not always behind the same one,
-        # whose pages may still have to be written.
+        # Never one behind itself, whose data would still be in the caches; and of several, not always behind the same
+        # one, whose pages may still have to be written.
         first = turn % len(lanes) if len(lanes) > 2 else 0
         for lane in [*lanes[first:], *lanes[:first]]:
             seconds[lane.name] += lane.drain(jobs // turns, batch)
