@@ -230,9 +230,10 @@ create unique index if not exists stage_runs_document_open_stage
 -- their rows: those of the future are the newest of all.
 create index if not exists stage_runs_ready
     on krai_core.stage_runs (stage_name, priority desc, available_at, id, retry_at) where status = 'ready';
--- What is being worked on, to look for leases that are over, and what of it one claim holds. Without the lease itself: see above.
+-- What is being worked on, newest first or to look for leases that are over, and what of it one claim holds. Without the lease
+-- itself: see above.
 create index if not exists stage_runs_running
-    on krai_core.stage_runs (stage_name, claim_id) where status = 'running';
+    on krai_core.stage_runs (stage_name, started_at, id, claim_id) where status = 'running';
 -- Whether there was a claim, so that its repeat takes nothing more. One run tells, and not all that it took.
 create index if not exists stage_runs_claim
     on krai_core.stage_runs (claim_id) where opens_claim;

@@ -223,6 +223,7 @@ declare
     v_page record := krai_core._merged_runs(p_stages, p_kinds, p_at, p_id, p_limit, p_fingerprint);
     -- Behind the first page a document may have a newer run before it, of another stage: each stage stands on one run.
     v_may_be_before boolean := p_at < 'infinity' and (p_stages[1] is null or p_stages[1] <> any (p_stages));
+    v_any_closed boolean := p_kinds && array['completed', 'failed', 'skipped'];
     v_listed record;
 begin
     -- In the order of the page, which a sort would only keep from ending early.
@@ -231,14 +232,20 @@ begin
         select c.run, d.row as document, c.n
         from unnest(v_page.o_runs, v_page.o_ids, v_page.o_documents, v_page.o_since, v_page.o_are_newest) with ordinality as c (run, run_id, document_id, since, is_newest, n)
         left join lateral (
-            select d.ctid as row, krai_core._stage_state(d.stage_status -> p_pending) as state
+            select d.ctid as row, krai_core._stage_state(d.stage_status -> p_pending) as state, d.stage_status @? '$.*.status ? (@ == "failed")' as any_failed
             from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
         where c.is_newest
           and (p_pending is null or d.state = 'pending')
           and (p_error is null or (select r.error ilike '%' || p_error || '%' from krai_core.stage_runs r where r.ctid = c.run))
           and (not v_may_be_before or not exists (
-              select from krai_core.stage_runs o
-              where o.document_id = c.document_id and (o.status = 'running' or o.is_current or o.status = 'ready' and o.retry_at is null)
+              select from (
+                  select * from krai_core.stage_runs r where r.document_id = c.document_id and r.open_stage is not null
+                  union all
+                  -- Of what is closed only failures keep a document pending: most have none.
+                  select * from krai_core.stage_runs r
+                  where v_any_closed and (p_pending is null or d.any_failed) and r.document_id = c.document_id and r.is_current
+              ) o
+              where (o.status = 'running' or o.is_current or o.status = 'ready' and o.retry_at is null)
                 and (p_fingerprint is null or o.error_fingerprint = p_fingerprint)
                 and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (c.since, c.run_id)
                 and exists (
