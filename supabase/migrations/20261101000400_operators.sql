@@ -130,9 +130,10 @@ begin
             v_more := true;
             exit;
         end if;
-        -- Somebody may have been faster.
-        continue when p_dry_run is not true and krai_core._hold(v_found.document_id, v_found.stage_name) -> v_found.stage_name ->> 'status' <> 'failed';
         if p_dry_run is not true then
+            -- Somebody may have been faster, or may have deleted the document.
+            perform from krai_core.documents d where d.id = v_found.document_id for no key update;
+            continue when not found or krai_core._hold(v_found.document_id, v_found.stage_name) -> v_found.stage_name ->> 'status' <> 'failed';
             perform krai_core.retry_stage(v_found.document_id, v_found.stage_name, p_actor);
         end if;
         v_runs := v_runs || jsonb_build_array(to_jsonb(v_found));

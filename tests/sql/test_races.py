@@ -182,6 +182,24 @@ def test_a_delete_that_waits_for_a_start_takes_its_run_along(
     assert service.runs(document, "upload") == []
 
 
+def test_a_document_that_is_deleted_meanwhile_is_no_failure_to_retry(
+    service, connect: Callable, background: type, until_waiting: Callable
+) -> None:
+    """retry_failed that waits for a delete passes the document over, and retries the others."""
+    documents = sorted(service.document() for _ in range(3))
+    for document in documents:
+        service.call("fail_stage", document, "upload", "x")
+    deleter, operator = connect(), connect()
+    deleter.run("begin")
+    deleter.run("delete from krai_core.documents where id = %s", documents[1])
+    waiting = background(lambda: operator.call("retry_failed", "upload"))
+    until_waiting(operator)
+    deleter.run("commit")
+    retried = {run["document_id"] for run in waiting.outcome()["runs"]}
+    assert {str(documents[0]), str(documents[2])} <= retried
+    assert str(documents[1]) not in retried
+
+
 def test_a_direct_edit_that_waited_for_a_start_keeps_the_started_stage(
     service, connect: Callable, background: type, until_waiting: Callable
 ) -> None:
