@@ -85,4 +85,4 @@ def test_a_long_backfill_outlives_the_statement_timeout_of_the_role(fresh: Fresh
         "create trigger slow before update on krai_core.documents for each row execute function public.slow()",
     )
     project.push(database)
-    assert database.value("select bool_and(krai_core._is_sound(stage_status)) from krai_core.documents")
+    assert database.value("select bool_and(krai_private.is_sound(stage_status)) from krai_core.documents")

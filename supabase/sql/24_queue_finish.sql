@@ -1,0 +1,234 @@
+-- Per-stage document tracking: many outcomes in one call.
+--
+--   finish_stages     complete, fail, skip and progress of many runs, each answered on its own
+--
+-- Rules
+--   * An outcome has the effect and the answer of the single call with the same claim id; one that is refused changes
+--     nothing and hinders no other.
+--   * The usual ones, each for a running run of its own whose stage is in shape, are written together: one update of the
+--     documents, with one patch per document however many of its stages are among them, and one of the runs. The others,
+--     such as repeats and late ones, take the way of the single calls.
+-- Lock order: documents in id order, then stage_runs; what the runs say is asked in a later statement than the one that waits.
+
+create or replace function krai_private.reported_stage(p_stage jsonb, p_outcome text, p_error text, p_reason text, p_progress numeric, p_metadata jsonb, p_started_at timestamptz, p_now timestamptz)
+returns jsonb
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+    if p_outcome = 'progress' then
+        return p_stage || jsonb_build_object('progress', coalesce(to_jsonb(trim_scale(p_progress)), p_stage -> 'progress'),
+            'metadata', p_stage -> 'metadata' || p_metadata);
+    end if;
+    return krai_private.closed_stage(p_stage, p_outcome, p_error,
+        case p_outcome when 'skipped' then krai_private.skip_metadata(p_reason) else p_metadata end, p_started_at, p_now);
+end;
+$$;
+comment on function krai_private.reported_stage(jsonb, text, text, text, numeric, jsonb, timestamptz, timestamptz) is
+'A running stage, in the shape of the seven keys, after an outcome.';
+
+-- Planned once and by index; see claim_ready.
+create or replace function krai_private.finish_batch(p_outcomes jsonb, p_rows tid[], out o_done bigint[], out o_retries jsonb)
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    -- What closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
+    v_completed jsonb := krai_private.closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
+        - array['started_at', 'duration_seconds', 'metadata'];
+    v_all record;
+begin
+    perform set_config('krai_core.writer', 'tracker', true);
+    with asked as materialized (
+        select a.n, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress, coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
+            case when a.outcome = 'failed' and a.retry then krai_private.retry_at(a.stage_name, r.attempt, v_now) end as retry_at,
+            r.id as run_id, r.started_at, r.lease_seconds, a.row, d.stage
+        from rows from (jsonb_to_recordset(p_outcomes) as (
+            document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
+            progress numeric), unnest(p_rows)) with ordinality
+            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, row, n)
+        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
+        cross join lateral (
+            select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h where h.document_id = a.document_id and h.open_stage = a.stage_name
+              and (h.claim_id = a.claim_id) is true offset 0) r
+        -- Where the caller has locked it. Only an object has a stage by its name.
+        cross join lateral (select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.ctid = a.row offset 0) d
+        where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
+          and (a.progress between 0 and 100 or a.progress is null)
+          -- Where it falls back, the run notes how far it had come.
+          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
+          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
+              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
+    ),
+    usual as materialized (
+        select * from asked a where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1))
+    ),
+    written as (
+        update krai_core.documents d
+        set stage_status = d.stage_status || patch.stages
+        from (
+            select u.row, jsonb_object_agg(u.stage_name, case u.outcome
+                when 'completed' then u.stage || v_completed || jsonb_build_object(
+                    'duration_seconds', trim_scale(round(greatest(extract(epoch from v_now - u.started_at), 0), 6)),
+                    'metadata', u.stage -> 'metadata' || u.metadata)
+                else krai_private.reported_stage(u.stage, u.outcome, u.error, u.reason, u.progress, u.metadata, u.started_at, v_now) end) as stages
+            from usual u group by u.row
+        ) patch
+        where d.ctid = patch.row
+        returning d.ctid as row
+    ),
+    closed as (
+        update krai_core.stage_runs r
+        set status = u.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = u.retry_at,
+            lease_seconds = null, lease_expires_at = null, heartbeat_at = null,
+            error = case when u.outcome = 'failed' then krai_private.full_error(u.error) end,
+            error_fingerprint = case when u.outcome = 'failed' then krai_private.error_fingerprint(krai_private.full_error(u.error)) end
+        from usual u
+        where r.id = any (array[u.run_id]) and u.outcome <> 'progress'
+    ),
+    renewed as (
+        update krai_core.stage_runs r
+        set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => u.lease_seconds::double precision)
+        from usual u
+        where r.id = any (array[u.run_id]) and u.outcome = 'progress'
+    )
+    select array_agg(u.n) as done, jsonb_object_agg(u.n, krai_private.iso_time(u.retry_at)) filter (where u.retry_at is not null) as retries,
+        array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null) as touched,
+        array_agg(u.document_id) filter (where u.outcome <> 'progress') as closed, (select array_agg(w.row) from written w) as rows,
+        array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')) as finished,
+        array_agg(distinct u.stage_name) filter (where u.retry_at is not null) as failed,
+        array_agg(u.stage_name) filter (where u.outcome <> 'progress') as stages, array_agg(u.outcome) filter (where u.outcome <> 'progress') as outcomes,
+        array_agg(round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6)::bigint) filter (where u.outcome <> 'progress') as us
+    into v_all
+    from usual u;
+    perform set_config('krai_core.writer', '', true);
+    perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
+    perform krai_private.derive_ready_runs(v_all.touched,
+        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true, v_all.rows) where v_all.touched is not null;
+    perform krai_private.follow_legacy_columns(v_all.closed,
+        case when 'failed' = any (v_all.outcomes) then 'any' else 'advanced' end) where v_all.closed is not null;
+    o_done := v_all.done;
+    o_retries := v_all.retries;
+end;
+$$;
+comment on function krai_private.finish_batch(jsonb, tid[]) is
+'Writes those outcomes that belong to a running run of their own and a stage in shape. p_rows: where the row of the document of each outcome is, which the caller has locked in a statement before. Returns their places in the array, from 1, and {"<place>": time of the automatic retry}.';
+
+create or replace function krai_private.finish_one(p_outcome jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_document_id uuid := (p_outcome ->> 'document_id')::uuid;
+    v_claim_id uuid := (p_outcome ->> 'claim_id')::uuid;
+    v_stage_name text := p_outcome ->> 'stage_name';
+    v_to text := p_outcome ->> 'outcome';
+    v_retry_at timestamptz;
+    v_done boolean;
+    v_state text;
+    v_message text;
+    v_detail text;
+    v_hint text;
+begin
+    if v_to = 'progress' then
+        v_done := krai_core.update_stage_progress(v_document_id, v_stage_name, (p_outcome ->> 'progress')::numeric, p_outcome -> 'metadata', v_claim_id);
+    else
+        v_done := krai_private.close_stage(v_document_id, v_stage_name, v_to, p_outcome ->> 'error',
+            case v_to when 'skipped' then krai_private.skip_metadata(p_outcome ->> 'reason') else p_outcome -> 'metadata' end,
+            v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
+        select r.retry_at into v_retry_at from krai_core.stage_runs r
+        where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
+    end if;
+    if not v_done then
+        return jsonb_build_object('ok', false, 'error', 'conflict',
+            'message', format('stage %s of document %s was finished by somebody else', v_stage_name, v_document_id), 'hint', 'Nothing was changed.');
+    end if;
+    return jsonb_build_object('ok', true)
+        || case when v_retry_at is null then '{}' else jsonb_build_object('next_retry_at', krai_private.iso_time(v_retry_at)) end;
+exception when sqlstate 'PT404' or sqlstate 'PT409' or sqlstate '22023' then
+    get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    if v_detail not like '{%' then
+        raise;
+    end if;
+    return v_detail::jsonb || jsonb_build_object('ok', false, 'code', v_state, 'message', v_message, 'hint', v_hint);
+end;
+$$;
+comment on function krai_private.finish_one(jsonb) is 'Writes one outcome like the single call, and answers instead of raising.';
+
+create or replace function krai_private.checked_outcomes(p_outcomes jsonb) returns uuid[]
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_place bigint;
+    v_told text;
+begin
+    if jsonb_typeof(p_outcomes) = 'array' then
+        select o.n, o.outcome::text into v_place, v_told from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
+        where jsonb_typeof(o.outcome) <> 'object' or o.outcome ->> 'stage_name' is null or o.outcome ->> 'claim_id' is null
+           or o.outcome ->> 'document_id' is null
+           or coalesce(o.outcome ->> 'outcome', '') not in ('completed', 'failed', 'skipped', 'progress')
+        limit 1;
+        if not found then
+            begin
+                return array(
+                    select a.document_id from jsonb_to_recordset(p_outcomes) as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
+                    where a.claim_id is not null);
+            exception when data_exception then
+                v_told := sqlerrm;
+            end;
+        end if;
+    end if;
+    perform krai_private.raise_error('invalid_outcomes',
+        case when jsonb_typeof(p_outcomes) is distinct from 'array' then 'outcomes are not a JSON array'
+             else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''), left(v_told, 200)) end,
+        jsonb_build_object('place', v_place),
+        'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", "outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
+    return null;
+end;
+$$;
+comment on function krai_private.checked_outcomes(jsonb) is 'The document ids of outcomes; raises 22023 invalid_outcomes for anything else.';
+
+create or replace function krai_core.finish_stages(p_outcomes jsonb) returns jsonb
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_ids uuid[] := krai_private.checked_outcomes(p_outcomes);
+    v_rows tid[];
+    v_usual record;
+    v_answers jsonb[];
+    v_place integer;
+begin
+    if v_ids = '{}' then
+        return '[]'::jsonb;
+    end if;
+    with locked as materialized (
+        select d.id, d.ctid as row from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update
+    )
+    select array_agg(l.row order by a.place) into v_rows
+    from unnest(v_ids) with ordinality as a (id, place)
+    left join locked l on l.id = a.id;
+    v_usual := krai_private.finish_batch(p_outcomes, v_rows);
+    v_answers := array_fill('{"ok": true}'::jsonb, array[cardinality(v_ids)]);
+    for v_place in select (jsonb_object_keys(v_usual.o_retries))::integer loop
+        v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);
+    end loop;
+    if cardinality(v_usual.o_done) is distinct from cardinality(v_ids) then
+        for v_place in select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1 loop
+            v_answers[v_place] := krai_private.finish_one(p_outcomes -> (v_place - 1));
+        end loop;
+    end if;
+    perform krai_private.fold_deltas_if_due();
+    return to_jsonb(v_answers);
+end;
+$$;
+comment on function krai_core.finish_stages(jsonb) is
+'Reports what became of many runs in one call; each outcome is answered on its own, as the single call with its claim id would.
+p_outcomes: array of {document_id, stage_name, claim_id, outcome, metadata?, error?, retry?, reason?, progress?}. outcome: completed, failed, skipped or progress. metadata: object, merged. error, retry: of failed, as in fail_stage. reason: of skipped. progress: percent, 0 to 100. Returns an array in the same order: {"ok": true}, with next_retry_at where a failed one is tried again, or {"ok": false, "error": word, "message", "hint", ...} with the words of the single calls (lease_lost, conflict, unknown_document, unknown_stage, invalid_metadata, invalid_progress); that one changed nothing then. Safe to repeat. Raises 22023 invalid_outcomes, with no change at all, when an outcome has no ids, no claim id or no such outcome.';
