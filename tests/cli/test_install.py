@@ -56,7 +56,7 @@ def own(folder: Path) -> list[Path]:
 
 def topics_of(names: list[str]) -> list[str]:
     """Return what files are about."""
-    return [name.split("_stage_tracking_")[1].removesuffix(".sql") for name in names]
+    return [name.partition("_")[2].removesuffix(".sql") for name in names]
 
 
 def test_topics_tell_the_migrations_apart() -> None:
@@ -74,14 +74,25 @@ def test_the_migrations_come_behind_those_that_are_there(init: Init, project: Pa
     assert [path.read_bytes() for path in own(project)] == [path.read_bytes() for path in OURS]
 
 
-def test_without_later_migrations_the_first_time_is_now(init: Init, folder: Path) -> None:
-    """A project without migrations gets them from the present time on, one second after the other."""
-    before = dt.datetime.now(dt.UTC)
+def test_three_files_come_and_none_lies_in_the_future(init: Init, folder: Path) -> None:
+    """A project gets three files, a second apart, the last of them of now: what it makes next sorts behind them."""
     added = init()["migrations"]["added"]
     times = [dt.datetime.strptime(name[:14], "%Y%m%d%H%M%S").replace(tzinfo=dt.UTC) for name in added]
-    assert before.replace(microsecond=0) <= times[0] <= dt.datetime.now(dt.UTC)
-    assert times == [times[0] + dt.timedelta(seconds=number) for number in range(len(OURS))]
+    assert len(times) == 3
+    assert times == [times[0] + dt.timedelta(seconds=number) for number in range(3)]
+    assert times[-1] <= dt.datetime.now(dt.UTC)
     assert (folder / "supabase" / "config.toml").exists()
+
+
+def test_behind_a_file_of_this_very_second_it_waits(tmp_path: Path) -> None:
+    """Where a second has been taken, the plan says when its own times are over: three seconds later at most."""
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    (tmp_path / f"{now:%Y%m%d%H%M%S}_mine.sql").touch()
+    plan = migrations.make_plan(tmp_path, now, update=False)
+    assert [name[:14] for name, _ in plan.added] == [
+        f"{now + dt.timedelta(seconds=number):%Y%m%d%H%M%S}" for number in (1, 2, 3)
+    ]
+    assert plan.not_before == now + dt.timedelta(seconds=3)
 
 
 def test_a_second_run_changes_nothing(init: Init, project: Path) -> None:
@@ -95,7 +106,7 @@ def test_a_second_run_changes_nothing(init: Init, project: Path) -> None:
     assert state_of(project) == before
 
 
-@pytest.mark.parametrize("rename", ["21500101000000_stage_tracking_{}.sql", "20200101000000_{}.sql"])
+@pytest.mark.parametrize("rename", ["21500101000000_{}.sql", "20200101000000_mine_{}.sql"])
 def test_a_file_that_was_renamed_is_found_by_its_text(init: Init, project: Path, rename: str) -> None:
     """Another time, or even another name, does not make a file be copied again."""
     init()
@@ -117,13 +128,13 @@ def test_line_ends_of_windows_make_no_other_text(init: Init, project: Path) -> N
 def test_what_is_new_is_added_behind(init: Init, project: Path) -> None:
     """A file that the project lacks comes alone, with a time of its own."""
     init()
-    taken = own(project)[5]
+    taken = own(project)[2]
     taken.unlink()
     before = state_of(project)
     added = init()["migrations"]["added"]
-    assert topics_of(added) == [TOPICS[5]]
+    assert topics_of(added) == [TOPICS[2]]
     after = state_of(project)
-    assert after.pop(f"supabase/migrations/{added[0]}") == OURS[5].read_bytes()
+    assert after.pop(f"supabase/migrations/{added[0]}") == OURS[2].read_bytes()
     assert after == before
     assert max(after) < f"supabase/migrations/{added[0]}"
 
@@ -131,7 +142,7 @@ def test_what_is_new_is_added_behind(init: Init, project: Path) -> None:
 def test_another_text_is_told_and_left(run: Callable[..., Any], init: Init, project: Path) -> None:
     """Where a file of ours has another text nothing is added, since the rest may build on it; the remedy is told."""
     init()
-    edited, missing = own(project)[3], own(project)[5]
+    edited, missing = own(project)[0], own(project)[2]
     edited.write_text("-- an earlier version\n")
     missing.unlink()
     before = state_of(project)
@@ -143,18 +154,36 @@ def test_another_text_is_told_and_left(run: Callable[..., Any], init: Init, proj
     assert "stage-tracker init --update" in said
 
 
-def test_update_adds_the_newer_text_and_what_builds_on_it(init: Init, project: Path) -> None:
-    """With --update our text comes as further files, from the first that changed to the last, and then all is there."""
+def test_update_adds_the_newer_text_alone_and_tells_how_to_review_it(
+    run: Callable[..., Any], init: Init, project: Path
+) -> None:
+    """With --update the objects come as one further file, which holds all; what has not changed does not come again."""
     init()
-    edited, missing = own(project)[3], own(project)[1]
+    edited = own(project)[0]
     edited.write_text("-- an earlier version\n")
-    missing.unlink()
     before = state_of(project)
-    added = init("--update")["migrations"]["added"]
-    assert topics_of(added) == [TOPICS[1], *TOPICS[3:]]
+    answer = init("--update")["migrations"]
+    assert topics_of(answer["added"]) == [TOPICS[0]]
+    folder = "supabase/migrations"
+    assert answer["reviews"] == [f"git diff --no-index {folder}/{edited.name} {folder}/{answer['added'][0]}"]
     after = state_of(project)
     assert {name: text for name, text in after.items() if name in before} == before
     assert init()["migrations"]["added"] == []
+    own(project)[-1].write_text("-- another text\n")
+    assert "git diff --no-index" in run("init", "--update").out
+
+
+def test_a_project_with_the_28_files_of_before_gets_three(init: Init, project: Path) -> None:
+    """What came as 28 files is told as an earlier version; the update adds three files, and then all is there."""
+    for number in range(28):
+        (project / "supabase" / "migrations" / f"202611010{number:05}_stage_tracking_topic_{number}.sql").write_text(
+            "--"
+        )
+    answer = init(code=1)["migrations"]
+    assert (len(answer["changed"]), answer["added"]) == (28, [])
+    assert topics_of(init("--update")["migrations"]["added"]) == TOPICS
+    answer = init()["migrations"]
+    assert (answer["changed"], answer["added"], len(answer["present"])) == ([], [], 3)
 
 
 def test_files_that_were_copied_by_hand_are_known_by_their_names(init: Init, project: Path) -> None:
@@ -170,7 +199,7 @@ def test_a_dry_run_writes_nothing(run: Callable[..., Any], project: Path) -> Non
     before = state_of(project)
     said = run("init", "--dry-run", "--functions").out
     assert state_of(project) == before
-    assert f"{len(OURS)} files would be added" in said
+    assert f"{len(OURS)} files would be added: " in said
     assert "config.toml: would be changed" in said
     assert "supabase/functions/status/index.ts would be added" in said
 
@@ -287,7 +316,7 @@ def test_an_interrupted_copy_is_completed(init: Init, project: Path, monkeypatch
 
     def failing(path: Path, target: Path) -> Path:
         written.append(target)
-        if len(written) == 4:
+        if len(written) == 3:
             raise OSError(28, "No space left on device", str(target))
         return replace(path, target)
 
@@ -295,9 +324,9 @@ def test_an_interrupted_copy_is_completed(init: Init, project: Path, monkeypatch
     with pytest.raises(json.JSONDecodeError):
         init(code=5)
     monkeypatch.undo()
-    assert [path.read_bytes() for path in own(project)] == [path.read_bytes() for path in OURS[:2]]
+    assert [path.read_bytes() for path in own(project)] == [path.read_bytes() for path in OURS[:1]]
     monkeypatch.chdir(project)
-    assert topics_of(init()["migrations"]["added"]) == TOPICS[2:]
+    assert topics_of(init()["migrations"]["added"]) == TOPICS[1:]
 
 
 def test_the_plan_of_our_own_clone_is_empty() -> None:
