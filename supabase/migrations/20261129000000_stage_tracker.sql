@@ -872,6 +872,17 @@ $$;
 comment on function krai_private.raise_conflict(text, uuid, text, text, text, text) is
 'Raises PT409 conflict: the call does not fit the state of the stage. p_remark: follows the state in the message.';
 
+create or replace function krai_private.require_service_role() returns void
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    -- The right to execute this is the check: Postgres raises 42501 for everybody else.
+end;
+$$;
+comment on function krai_private.require_service_role() is
+'Raises 42501 unless the caller is service_role or the owner. For public functions that call nothing else of the kind.';
+
 create or replace function krai_private.check_stage(p_stage_name text) returns void
 language plpgsql stable
 set search_path = ''
@@ -3606,6 +3617,7 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
+    perform krai_private.require_service_role();
     perform from krai_core.documents d where d.id = p_document_id for no key update;
     if not found then
         perform krai_private.raise_unknown_document(p_document_id);
@@ -3632,6 +3644,7 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
+    perform krai_private.require_service_role();
     perform krai_private.check_stage(p_stage_name);
     update krai_core.stages s set paused = true, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
     where s.name = p_stage_name and not s.paused;
@@ -3647,6 +3660,7 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
+    perform krai_private.require_service_role();
     perform krai_private.check_stage(p_stage_name);
     update krai_core.stages s set paused = false, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
     where s.name = p_stage_name and s.paused;
@@ -5741,10 +5755,14 @@ set lock_timeout = '900ms'
 as $$
 begin
     lock table krai_core.stages in access exclusive mode;
-    return null;
+    -- Tells the end of the statement that there is something to follow.
+    perform set_config('krai_core.pipeline_changes', 'yes', true);
+    return case tg_op when 'DELETE' then old else new end;
 end;
 $$;
-comment on function krai_private.tg_pipeline_lock() is 'Waits until nobody derives from the pipeline, and keeps them waiting until the change is committed.';
+comment on function krai_private.tg_pipeline_lock() is
+'Waits until nobody derives from the pipeline, and keeps them waiting until the change is committed. For each row, so that a
+statement that changes none, because row level security shows it none, locks nobody out.';
 
 create or replace function krai_private.tg_pipeline_follow() returns trigger
 language plpgsql security definer
@@ -5753,6 +5771,10 @@ as $$
 declare
     v_circle text;
 begin
+    if current_setting('krai_core.pipeline_changes', true) is distinct from 'yes' then
+        return null;
+    end if;
+    perform set_config('krai_core.pipeline_changes', '', true);
     with recursive way (stage_name, path) as (
         select s.name, array[s.name] from krai_core.stages s
         union all
@@ -5888,6 +5910,7 @@ as $$
     ('krai_private.repaired_stage', 'helper', '', 'execute', 'execute'),
     ('krai_private.repaired_stages', 'helper', '', 'execute', 'execute'),
     ('krai_private.is_sound', 'helper', '', 'execute', 'execute'),
+    ('krai_private.installed_version', 'helper', '', 'execute', 'execute'),
     ('krai_private.event_cursor', 'helper', '', 'execute', 'execute'),
     ('krai_private.events_after', 'helper', '', 'execute', 'execute')
 $$;
@@ -6469,11 +6492,11 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 create or replace trigger pipeline_100_lock before insert or delete or update of name, enabled on krai_core.stages
-    for each statement execute function krai_private.tg_pipeline_lock();
+    for each row execute function krai_private.tg_pipeline_lock();
 create or replace trigger pipeline_200_follow after insert or delete or update of name, enabled on krai_core.stages
     for each statement execute function krai_private.tg_pipeline_follow();
 create or replace trigger pipeline_100_lock before insert or update or delete on krai_core.stage_prerequisites
-    for each statement execute function krai_private.tg_pipeline_lock();
+    for each row execute function krai_private.tg_pipeline_lock();
 create or replace trigger pipeline_200_follow after insert or update or delete on krai_core.stage_prerequisites
     for each statement execute function krai_private.tg_pipeline_follow();
 
@@ -6502,12 +6525,22 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
-create or replace function krai_core.schema_version() returns text
+create or replace function krai_private.installed_version() returns text
 language plpgsql stable
 set search_path = ''
 as $$
 begin
     return '0.1.1';
+end;
+$$;
+comment on function krai_private.installed_version() is 'The version that schema_version tells.';
+
+create or replace function krai_core.schema_version() returns text
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return krai_private.installed_version();
 end;
 $$;
 comment on function krai_core.schema_version() is

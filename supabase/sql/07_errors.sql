@@ -60,6 +60,17 @@ $$;
 comment on function krai_private.raise_conflict(text, uuid, text, text, text, text) is
 'Raises PT409 conflict: the call does not fit the state of the stage. p_remark: follows the state in the message.';
 
+create or replace function krai_private.require_service_role() returns void
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    -- The right to execute this is the check: Postgres raises 42501 for everybody else.
+end;
+$$;
+comment on function krai_private.require_service_role() is
+'Raises 42501 unless the caller is service_role or the owner. For public functions that call nothing else of the kind.';
+
 create or replace function krai_private.check_stage(p_stage_name text) returns void
 language plpgsql stable
 set search_path = ''

@@ -189,6 +189,7 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
+    perform krai_private.require_service_role();
     perform from krai_core.documents d where d.id = p_document_id for no key update;
     if not found then
         perform krai_private.raise_unknown_document(p_document_id);
@@ -215,6 +216,7 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
+    perform krai_private.require_service_role();
     perform krai_private.check_stage(p_stage_name);
     update krai_core.stages s set paused = true, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
     where s.name = p_stage_name and not s.paused;
@@ -230,6 +232,7 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
+    perform krai_private.require_service_role();
     perform krai_private.check_stage(p_stage_name);
     update krai_core.stages s set paused = false, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
     where s.name = p_stage_name and s.paused;

@@ -188,10 +188,14 @@ set lock_timeout = '900ms'
 as $$
 begin
     lock table krai_core.stages in access exclusive mode;
-    return null;
+    -- Tells the end of the statement that there is something to follow.
+    perform set_config('krai_core.pipeline_changes', 'yes', true);
+    return case tg_op when 'DELETE' then old else new end;
 end;
 $$;
-comment on function krai_private.tg_pipeline_lock() is 'Waits until nobody derives from the pipeline, and keeps them waiting until the change is committed.';
+comment on function krai_private.tg_pipeline_lock() is
+'Waits until nobody derives from the pipeline, and keeps them waiting until the change is committed. For each row, so that a
+statement that changes none, because row level security shows it none, locks nobody out.';
 
 create or replace function krai_private.tg_pipeline_follow() returns trigger
 language plpgsql security definer
@@ -200,6 +204,10 @@ as $$
 declare
     v_circle text;
 begin
+    if current_setting('krai_core.pipeline_changes', true) is distinct from 'yes' then
+        return null;
+    end if;
+    perform set_config('krai_core.pipeline_changes', '', true);
     with recursive way (stage_name, path) as (
         select s.name, array[s.name] from krai_core.stages s
         union all

@@ -111,6 +111,7 @@ as $$
     ('krai_private.repaired_stage', 'helper', '', 'execute', 'execute'),
     ('krai_private.repaired_stages', 'helper', '', 'execute', 'execute'),
     ('krai_private.is_sound', 'helper', '', 'execute', 'execute'),
+    ('krai_private.installed_version', 'helper', '', 'execute', 'execute'),
     ('krai_private.event_cursor', 'helper', '', 'execute', 'execute'),
     ('krai_private.events_after', 'helper', '', 'execute', 'execute')
 $$;

@@ -50,11 +50,11 @@ begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 create or replace trigger pipeline_100_lock before insert or delete or update of name, enabled on krai_core.stages
-    for each statement execute function krai_private.tg_pipeline_lock();
+    for each row execute function krai_private.tg_pipeline_lock();
 create or replace trigger pipeline_200_follow after insert or delete or update of name, enabled on krai_core.stages
     for each statement execute function krai_private.tg_pipeline_follow();
 create or replace trigger pipeline_100_lock before insert or update or delete on krai_core.stage_prerequisites
-    for each statement execute function krai_private.tg_pipeline_lock();
+    for each row execute function krai_private.tg_pipeline_lock();
 create or replace trigger pipeline_200_follow after insert or update or delete on krai_core.stage_prerequisites
     for each statement execute function krai_private.tg_pipeline_follow();
 

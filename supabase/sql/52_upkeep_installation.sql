@@ -16,12 +16,22 @@ begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 
-create or replace function krai_core.schema_version() returns text
+create or replace function krai_private.installed_version() returns text
 language plpgsql stable
 set search_path = ''
 as $$
 begin
     return '0.1.1';
+end;
+$$;
+comment on function krai_private.installed_version() is 'The version that schema_version tells.';
+
+create or replace function krai_core.schema_version() returns text
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return krai_private.installed_version();
 end;
 $$;
 comment on function krai_core.schema_version() is
