@@ -732,8 +732,8 @@ set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 create or replace view krai_private.stage_sums with (security_invoker = true) as
 select
-    x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing, sum(x.completed) as completed,
-    sum(x.failed) as failed, sum(x.skipped) as skipped, sum(x.timed) as timed, sum(x.duration_us) as duration_us
+    x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing,
+    sum(x.completed) as completed, sum(x.failed) as failed, sum(x.skipped) as skipped, sum(x.timed) as timed, sum(x.duration_us) as duration_us
 from (
     select c.stage_name, c.bucket, c.documents, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us
     from krai_core.stage_counters c
@@ -742,14 +742,16 @@ from (
     from krai_core.stage_deltas d
 ) x
 group by x.stage_name, x.bucket;
-comment on view krai_private.stage_sums is 'The figures of stage_counters as they are at this moment, with what is not folded yet.';
+comment on view krai_private.stage_sums is
+'The metrics of stage_counters as they are at this moment, with the deltas that are not folded yet.';
 
 do $$
 declare
     v_column record;
 begin
     for v_column in
-        select a.attname, pg_catalog.col_description(c.attrelid, c.attnum) as text from pg_catalog.pg_attribute a
+        select a.attname, pg_catalog.col_description(c.attrelid, c.attnum) as text
+        from pg_catalog.pg_attribute a
         join pg_catalog.pg_attribute c on c.attrelid = 'krai_core.stage_counters'::regclass and c.attname = a.attname
         where a.attrelid = 'krai_private.stage_sums'::regclass and a.attnum > 0
     loop
@@ -766,10 +768,9 @@ create or replace view krai_private.startable_stages with (security_invoker = tr
 select
     d.id as document_id,
     s.name as stage_name,
-    w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed,
-    d.ctid as row
+    w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed
 from krai_core.documents d
--- Unpacked once, and not for each stage and each that it requires.
+-- Unpacked once, and not for each stage and each of its prerequisites.
 cross join lateral (select d.stage_status || '{}' as whole offset 0) w
 cross join krai_core.stages s
 where s.enabled
@@ -780,11 +781,11 @@ where s.enabled
       where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
         and w.whole -> required.name is distinct from '"completed"');
 comment on view krai_private.startable_stages is
-'Stages that may run by what stage_status says: enabled, pending or failed, everything required finished. A failed one is ready only with a retry to come, which stage_runs knows.';
+'Stages that may run by what stage_status says: enabled, pending or failed, and every prerequisite finished. A failed one is ready
+only if a retry is due, which stage_runs knows.';
 comment on column krai_private.startable_stages.document_id is 'The document.';
 comment on column krai_private.startable_stages.stage_name is 'The stage.';
 comment on column krai_private.startable_stages.is_failed is 'true: it failed, and is ready only if its last run has a retry_at.';
-comment on column krai_private.startable_stages.row is 'Where the row of the document is, until it is written again.';
 commit;
 
 begin;
@@ -796,9 +797,11 @@ select d.id as document_id, s.name as stage_name, x.state
 from krai_core.documents d
 cross join krai_core.stages s
 cross join lateral (
-    select case when d.stage_status -> s.name = '"completed"' then 'completed' else d.stage_status -> s.name ->> 'status' end as state offset 0) x
+    select case when d.stage_status -> s.name = '"completed"' then 'completed'
+        else d.stage_status -> s.name ->> 'status' end as state offset 0) x
 where x.state in ('completed', 'failed', 'skipped');
-comment on view krai_private.current_stages is 'Stages that are completed, failed or skipped by what stage_status says: each stands on one current run.';
+comment on view krai_private.current_stages is
+'Stages that are completed, failed or skipped by what stage_status says: each rests on one current run.';
 comment on column krai_private.current_stages.document_id is 'The document.';
 comment on column krai_private.current_stages.stage_name is 'The stage.';
 comment on column krai_private.current_stages.state is 'completed, failed or skipped.';
@@ -1887,20 +1890,18 @@ comment on function krai_private.adopt_closed_runs(uuid[]) is
 'Stages that are completed, failed or skipped without a current run, because somebody wrote the column or they are older than the history, get one of what the column knows; runs that their stage stands on no longer are current no more. Returns how many of both. The documents must be locked by the caller.';
 
 -- ======== 11_ready ========
--- Per-stage document tracking: which stages are ready to be run, derived from the truth. Private helpers, and two functions
--- for supervisors.
+-- Ready runs: which stages may be run now, derived from the truth.
 --
---   startable_stages        what is ready by the truth: one row per document and stage
---   derive_ready_runs   brings the ready runs of some documents after it: adds what is missing, removes what is too much
---   adopt_runs, adopt_closed_runs     give a run to stages that somebody wrote by hand, or that are older than the history
---   fill_ready_runs      goes through the documents bit by bit after the pipeline was changed
---   rebuild_ready_runs   looks at all documents; changes nothing unless triggers were switched off
+--   derive_ready_runs   makes the ready runs of some documents match stage_status: adds what is missing, deletes what is stale
+--   derive_and_count    the same, and tells how many
+--   follow_edits        after a direct edit: runs are cancelled, adopted and derived anew
+--   affected_stages     what can become ready or unready when some stages change
 --
 -- Rules
---   * Ready = the stage is enabled, it is pending, or failed with a retry to come (retry_at of its last run), and every
---     enabled stage that it requires is finished. Pause and backoff do not count here.
+--   * Ready = the stage is enabled, it is pending, or failed with a retry due (retry_at of its last run), and every enabled
+--     prerequisite is finished. Pause and backoff do not count here.
 --   * A ready run that is no longer right is deleted: nobody has worked on it.
---   * Deriving needs the documents locked. It adds nothing beside an open run.
+--   * The caller has locked the documents. Never opens a second run beside an open one.
 --   * Everything that derives reads krai_core.stages in its own transaction; whoever changes the pipeline excludes it by a
 --     lock on that table.
 -- Lock order: documents in id order, then stage_runs.
@@ -1910,14 +1911,15 @@ language plpgsql stable
 set search_path = ''
 as $$
 begin
-    return p_changed || array(select s.name from krai_core.stages s where s.waits_for && p_changed and s.name <> all (p_changed));
+    return p_changed || array(
+        select s.name from krai_core.stages s where s.waits_for && p_changed and s.name <> all (p_changed));
 end;
 $$;
-comment on function krai_private.affected_stages(text[]) is 'The stages given and those that require one of them directly: what can become ready or unready by a change.';
+comment on function krai_private.affected_stages(text[]) is
+'The stages given and those that require one of them directly: what can become ready or unready when they change.';
 
--- Planned once, by index, whatever the statistics said that day: a plan from the first hour, when the tables were small,
--- would read all of them for every batch. Without jit, which would be started by the costs of the ways not to be taken.
-create or replace function krai_private.derive_ready_runs(p_document_ids uuid[], p_stages text[] default null, p_only_add boolean default false, p_rows tid[] default null)
+create or replace function krai_private.derive_ready_runs(
+    p_document_ids uuid[], p_stages text[] default null, p_only_add boolean default false)
 returns void
 language plpgsql volatile
 set search_path = ''
@@ -1932,7 +1934,8 @@ declare
 begin
     if not p_only_add then
         delete from krai_core.stage_runs r
-        where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready' and (p_stages is null or r.stage_name = any (p_stages))
+        where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready'
+          and (p_stages is null or r.stage_name = any (p_stages))
           and not exists (
               select from krai_private.startable_stages t
               where t.document_id = any (array[r.document_id]) and t.stage_name = any (array[r.stage_name])
@@ -1941,41 +1944,46 @@ begin
                     where stood.document_id = r.document_id and stood.stage_name = r.stage_name and stood.is_current limit 1)));
     end if;
     p_stages := coalesce(p_stages, array(select s.name from krai_core.stages s));
-    -- Found by where they are. Where a trigger of somebody else has moved one of them since, all are looked for.
-    if p_rows is null or (select count(*) from krai_core.documents d where d.ctid = any (p_rows)) < cardinality(p_rows) then
-        p_rows := array(select d.ctid from krai_core.documents d where d.id = any (p_document_ids));
-    end if;
     with opened as (
         insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at, retry_at)
         select t.document_id, t.stage_name, 'ready',
             case when last.id is null then 1 else krai_private.next_attempt(last.status, last.attempt, last.reset_at) end,
             coalesce(p.priority, 0),
             -- What was given back keeps its place in the queue.
-            coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end, clock_timestamp()),
+            coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end,
+                clock_timestamp()),
             case when t.is_failed then last.retry_at end
         from krai_private.startable_stages t
-        -- A failed stage stands on its last run; the last one of a pending stage is superseded: in an index that holds few.
+        -- A failed stage rests on its last run; the last one of a pending stage is superseded: in an index that holds few.
         left join lateral (
-            (select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at, r.available_at from krai_core.stage_runs r
+            (select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at,
+                r.available_at
+            from krai_core.stage_runs r
             where t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name and r.is_current limit 1)
             union all
-            (select r.id, r.status, r.attempt, r.reset_at, null, r.available_at from krai_core.stage_runs r
-            where not t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name and r.finished_at is not null and not r.is_current
+            (select r.id, r.status, r.attempt, r.reset_at, null, r.available_at
+            from krai_core.stage_runs r
+            where not t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name
+              and r.finished_at is not null and not r.is_current
             order by r.id + 0 desc limit 1)) last on true
         left join krai_core.document_priorities p on p.document_id = any (array[t.document_id])
-        where t.row = any (p_rows) and t.stage_name = any (p_stages)
+        where t.document_id = any (p_document_ids) and t.stage_name = any (p_stages)
           and (not t.is_failed or last.retry_at is not null)
           -- The documents are locked, so that nobody opens one meanwhile.
-          and not exists (select from krai_core.stage_runs o where o.document_id = t.document_id and o.open_stage = t.stage_name offset 0)
+          and not exists (
+              select from krai_core.stage_runs o
+              where o.document_id = t.document_id and o.open_stage = t.stage_name offset 0)
         returning stage_name, attempt, available_at
     )
     insert into krai_core.stage_deltas (stage_name, arrived)
     -- Neither retries nor what was given back.
-    select o.stage_name, count(*) from opened o where o.attempt = 1 and o.available_at >= v_now group by o.stage_name;
+    select o.stage_name, count(*) from opened o
+    where o.attempt = 1 and o.available_at >= v_now group by o.stage_name;
 end;
 $$;
-comment on function krai_private.derive_ready_runs(uuid[], text[], boolean, tid[]) is
-'Brings the ready runs of documents that the caller has locked after the truth. p_stages: the stages to look at, null for all. p_only_add: nothing can have become unready. p_rows: where the rows of all of them are, for who has just written them.';
+comment on function krai_private.derive_ready_runs(uuid[], text[], boolean) is
+'Makes the ready runs of documents match stage_status. p_stages: the stages to look at, null for all. p_only_add: nothing can have
+become unready. The caller has locked the documents.';
 
 create or replace function krai_private.derive_and_count(p_document_ids uuid[]) returns jsonb
 language plpgsql volatile
@@ -1983,17 +1991,21 @@ set search_path = ''
 as $$
 declare
     v_before bigint[] := array(
-        select r.id from krai_core.stage_runs r where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready');
+        select r.id from krai_core.stage_runs r
+        where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready');
     v_after bigint[];
 begin
     perform krai_private.derive_ready_runs(p_document_ids);
-    v_after := array(select r.id from krai_core.stage_runs r where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready');
+    v_after := array(
+        select r.id from krai_core.stage_runs r
+        where r.document_id = any (p_document_ids) and r.open_stage is not null and r.status = 'ready');
     return jsonb_build_object(
         'added', (select count(*) from (select unnest(v_after) except select unnest(v_before)) x),
         'removed', (select count(*) from (select unnest(v_before) except select unnest(v_after)) x));
 end;
 $$;
-comment on function krai_private.derive_and_count(uuid[]) is 'As derive_ready_runs; returns {"added", "removed"}, how many ready runs.';
+comment on function krai_private.derive_and_count(uuid[]) is
+'As derive_ready_runs; returns {"added", "removed"}, how many ready runs.';
 
 create or replace function krai_private.follow_edits(p_document_ids uuid[]) returns void
 language plpgsql volatile
@@ -2008,19 +2020,22 @@ begin
     update krai_core.stage_runs r
     set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
     from krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.open_stage is not null and r.status = 'running'
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id])
+      and r.open_stage is not null and r.status = 'running'
       and krai_private.stage_state(d.stage_status -> r.stage_name) <> 'processing';
-    -- A failure that somebody takes out of the column by hand is settled by a person, as by retry_stage: attempts begin anew.
+    -- Somebody who takes a failure out of the column by hand settles it, as retry_stage does: attempts count from 1 again.
     with retried as (
         update krai_core.stage_runs r
         set reset_at = clock_timestamp()
         from krai_core.documents d
         where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.reset_at is null
-          and (r.status = 'failed' or r.status = 'lost' and r.attempt >= (select s.max_attempts from krai_core.stages s where s.name = r.stage_name))
+          and (r.status = 'failed' or r.status = 'lost' and r.attempt >= (
+              select s.max_attempts from krai_core.stages s where s.name = r.stage_name))
           and krai_private.stage_state(d.stage_status -> r.stage_name) not in ('failed', 'processing')
           and not exists (
               select from krai_core.stage_runs later
-              where later.document_id = r.document_id and later.stage_name = r.stage_name and later.id > r.id and later.status <> 'ready')
+              where later.document_id = r.document_id and later.stage_name = r.stage_name and later.id > r.id
+                and later.status <> 'ready')
         returning r.document_id, r.stage_name
     )
     delete from krai_core.stage_runs r using retried t
@@ -2052,7 +2067,8 @@ begin
         where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status'
           and not a.attisdropped and a.attgenerated = ''
     ) then
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_step text) returns void
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        returns void
         language plpgsql volatile
         set search_path = ''
         set plan_cache_mode = force_generic_plan
@@ -2061,15 +2077,12 @@ begin
         set enable_mergejoin = off
         set jit = off
         as $body$
-        declare
-            v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
         begin
-            if p_step <> 'any' then
-                -- Most calls of workers change nothing: what is processing stays so until its last stage is finished.
+            if p_started then
+                -- What is processing stays so, and nothing of it has to be unpacked.
                 p_document_ids := array(
                     select d.id from krai_core.documents d
-                    where d.id = any (p_document_ids) and (d.processing_status = 'processing' and (p_step = 'started'
-                        or d.stage_status -> v_last ->> 'status' in ('pending', 'processing'))) is not true);
+                    where d.id = any (p_document_ids) and d.processing_status is distinct from 'processing');
             end if;
             if p_document_ids <> '{}' then
                 update krai_core.documents d
@@ -2083,7 +2096,8 @@ begin
         end;
         $body$;
     else
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_step text) returns void
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        returns void
         language plpgsql volatile
         set search_path = ''
         as 'begin end;';
@@ -2120,13 +2134,14 @@ begin
         as 'begin end;';
     end if;
 end $$;
-comment on function krai_private.follow_processing_status(uuid[], text) is
+comment on function krai_private.follow_processing_status(uuid[], boolean) is
 'Sets processing_status (pending, processing, completed or failed) of documents; does nothing where the table has no such
-column of text. p_step: as in follow_legacy_columns.';
+column of text. p_started: as in follow_legacy_columns.';
 comment on function krai_private.follow_processing_stage(uuid[]) is
 'Sets processing_stage (the current stage, or completed) of documents; does nothing where the table has no such column.';
 
-create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_step text default 'any') returns void
+create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_started boolean default false)
+returns void
 language plpgsql volatile security definer
 set search_path = ''
 as $$
@@ -2135,15 +2150,14 @@ declare
 begin
     -- As for progress: no stage changes its status by this, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
-    perform krai_private.follow_processing_status(p_document_ids, p_step);
+    perform krai_private.follow_processing_status(p_document_ids, p_started);
     perform krai_private.follow_processing_stage(p_document_ids);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
-comment on function krai_private.follow_legacy_columns(uuid[], text) is
+comment on function krai_private.follow_legacy_columns(uuid[], boolean) is
 'Brings processing_status and processing_stage of documents up to date with their stages.
-p_step: what happened to the stages: started (they started and nothing else), advanced (they started, were completed or
-skipped), or any. Security definer, because service_role may have no right to write these columns.';
+p_started: nothing has happened but that stages started. Security definer, because service_role may have no right to write these columns.';
 
 -- ======== 20_pipeline ========
 -- Per-stage document tracking: stages are data. They may be changed at any time, on live rows, while workers run.
@@ -2744,28 +2758,29 @@ comment on function krai_core.skip_stage(uuid, text, text, uuid) is
 Returns true; false without change, and without p_claim_id, on a completed stage; a skipped stage stays as it is. Raises PT409 conflict or lease_lost with a p_claim_id whose run is over, PT404 unknown_document, 22023 unknown_stage.';
 
 -- ======== 22_queue_claim ========
--- Per-stage document tracking: what workers call. Any number of them, on any machines, with no coordinator but the database.
+-- Queue: claims. Any number of workers, on any machines, with no coordinator but the database.
 --
 --   claim_stages        hands out ready runs; never waits, never hands one out twice
 --   get_next_document   the same for a caller that sends no heartbeats
---   requeue_expired    brings back what a dead worker held
--- What keeps a claimed run, and gives it back, follows in the next files.
+--   requeue_expired     takes back what a dead worker held
 --
 -- Rules
 --   * A run is handed out when its stage is enabled and not paused, it is due, and the truth on the locked document still
 --     says that it is ready. Higher priority first, then the longest due.
---   * Whoever is about to write the same document or run is passed over, not waited for.
---   * The same claim id answers with the same runs, as far as they still run; a repeat that comes while the first still
---     runs hears PT409 claim_in_progress, and repeats later.
---   * A run whose lease is over, or that is longer at work than timeout_seconds, is lost: it goes back to the queue, and
+--   * Documents and runs that somebody else is writing are skipped, not waited for.
+--   * The same claim id answers with the same runs, as far as they still run; a repeat that arrives while the first call
+--     still runs gets PT409 claim_in_progress, and repeats later.
+--   * A run whose lease has expired, or that has worked longer than timeout_seconds, is lost: it goes back to the queue, and
 --     after max_attempts its stage ends as failed. claim_stages looks for such runs when ready ones do not fill the batch.
---   * The commit of claim_stages does not wait for the disk, where the call is the whole transaction: after a crash of the
---     server a claim that was lost is not there, the runs are ready, and its holder is refused.
--- Lock order: documents and stage_runs in one go, those that are locked passed over.
+--   * The commit of claim_stages does not wait for the disk where the call is the whole transaction: after a crash of the
+--     server a claim that was lost never happened, the runs are ready, and its holder is refused.
+-- Lock order: documents and stage_runs together, skipping locked rows.
 
--- Planned once and by index; see derive_ready_runs. `= any (array[...])` is an equality that the planner cannot turn round:
--- for a table that was nearly empty when it was analysed, it would read that one first, and all of it.
-create or replace function krai_private.lock_ready_runs(p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer, out o_runs tid[], out o_documents tid[], out o_stages jsonb[])
+-- `= any (array[...])` is an equality that the planner cannot turn round: for a table that was nearly empty when it was
+-- analysed, it would read that one first, and all of it.
+create or replace function krai_private.lock_ready_runs(
+    p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer,
+    out o_runs bigint[], out o_documents uuid[], out o_stages jsonb[])
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -2778,15 +2793,16 @@ set jit = off
 as $$
 begin
     with picked as materialized (
-        select r.ctid as run, d.ctid as document, w.stage
+        select r.id as run_id, r.document_id, w.stage
         from krai_core.stage_runs r
         join krai_core.documents d on d.id = any (array[r.document_id])
         -- Unpacked once.
-        cross join lateral (select u.whole, u.whole -> p_stage.name as stage from (select d.stage_status || '{}' as whole offset 0) u offset 0) w
+        cross join lateral (
+            select u.whole, u.whole -> p_stage.name as stage from (select d.stage_status || '{}' as whole offset 0) u offset 0) w
         where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = p_priority and r.available_at <= p_now
           and coalesce(w.stage ->> 'status', '') not in ('processing', 'completed', 'skipped')
           and w.stage is distinct from '"completed"'
-          -- While the pipeline is being changed, the queue may be behind the truth.
+          -- While the pipeline is being changed, the queue may lag behind the truth.
           and not exists (
               select from unnest(p_stage.waits_for) as required (name)
               where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
@@ -2795,13 +2811,88 @@ begin
         limit p_limit
         for no key update of r, d skip locked
     )
-    select array_agg(p.run), array_agg(p.document), array_agg(p.stage) into o_runs, o_documents, o_stages from picked p;
+    select array_agg(p.run_id), array_agg(p.document_id), array_agg(p.stage) into o_runs, o_documents, o_stages from picked p;
 end;
 $$;
 comment on function krai_private.lock_ready_runs(krai_core.stages, bigint, timestamptz, integer) is
-'Locks up to p_limit ready runs of a stage and a priority that are due at p_now, with their documents, and passes over those that are locked. Returns where the rows are, which is where they stay until the transaction ends, and the stored stages.';
+'Locks up to p_limit ready runs of a stage and a priority that are due at p_now, with their documents, skipping locked ones.
+Returns runs, documents and the stored stages, in the order of the queue; null when there is none.';
 
-create or replace function krai_private.claim_ready(p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
+-- Marks locked runs as running and their stages as processing, and counts that.
+create or replace function krai_private.begin_ready_runs(
+    p_stage krai_core.stages, p_runs bigint[], p_documents uuid[], p_stages jsonb[], p_worker text, p_lease_seconds numeric,
+    p_claim_id uuid, p_now timestamptz)
+returns jsonb
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    -- What a pending stage becomes, the same for each.
+    v_started jsonb := krai_private.started_stage('{"status": "pending"}', p_now);
+    v_all record;
+begin
+    perform set_config('krai_core.writer', 'tracker', true);
+    with picked as (
+        select * from unnest(p_runs, p_documents, p_stages) with ordinality as p (run_id, document_id, stage, n)
+    ),
+    opened as (
+        update krai_core.stage_runs r
+        set status = 'running', retry_at = null, claim_id = p_claim_id, opens_claim = p.n = 1, worker = p_worker,
+            started_at = p_now, heartbeat_at = p_now, lease_seconds = p_lease_seconds,
+            lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
+        from picked p
+        where r.id = any (array[p.run_id])
+        returning r.id, r.document_id, r.available_at, r.attempt, p.stage
+    ),
+    counted as (
+        insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
+        select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*),
+            count(*) filter (where o.attempt > 1), count(*), sum(round(extract(epoch from p_now - o.available_at) * 1e6))
+        from opened o having count(*) > 0
+    ),
+    written as (
+        update krai_core.documents d
+        -- Only an object has a stage by its name.
+        set stage_status = case
+                when o.stage is not null or jsonb_typeof(d.stage_status) = 'object' then d.stage_status
+                else krai_private.repaired_stages(d.stage_status) end
+            || jsonb_build_object(p_stage.name, case
+                when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
+                else krai_private.started_stage(krai_private.repaired_stage(o.stage), p_now) end)
+        from opened o
+        where d.id = any (array[o.document_id])
+        -- Here, and not joined afterwards, which would take the square of the time.
+        returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage,
+            d.stage_status -> p_stage.name -> 'metadata' as metadata
+    )
+    -- One to_jsonb of rows: see documents_json.
+    select to_jsonb(array(
+            select given from (
+                select w.document_id, w.filename, p_stage.name as stage_name, w.attempt, p_stage.max_attempts,
+                    p_claim_id as claim_id, round(p_lease_seconds * 1000) as lease_ms, w.metadata
+                from written w order by w.available_at, w.id) given)) as answer,
+        array_agg(w.document_id) as documents,
+        array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried,
+        array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
+    into v_all
+    from written w;
+    perform set_config('krai_core.writer', '', true);
+    perform krai_private.follow_legacy_columns(v_all.documents, true) where v_all.documents is not null;
+    perform krai_private.archive_failed_runs(p_stage.name, v_all.retried, v_all.failed) where v_all.retried is not null;
+    return v_all.answer;
+end;
+$$;
+comment on function krai_private.begin_ready_runs(
+    krai_core.stages, bigint[], uuid[], jsonb[], text, numeric, uuid, timestamptz) is
+'Starts runs that lock_ready_runs has locked, and returns them as claim_stages does.';
+
+create or replace function krai_private.claim_ready(
+    p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
 returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -2815,68 +2906,22 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    v_lease_seconds numeric := coalesce(p_lease_seconds, p_stage.lease_seconds);
     -- A bound above every priority, so that the index is asked for the next level below.
     v_level bigint := 2147483648;
-    v_started jsonb;
     v_answer jsonb := '[]'::jsonb;
     v_picked record;
-    v_claimed record;
 begin
-    -- Level by level: what is not due yet sorts behind what is due within its level only.
+    -- Level by level: what is not due yet sorts behind what is due within its own level only.
     while jsonb_array_length(v_answer) < p_limit loop
         select r.priority into v_level from krai_core.stage_runs r
         where r.stage_name = p_stage.name and r.status = 'ready' and r.priority < v_level
         order by r.priority desc limit 1;
         exit when not found;
         v_picked := krai_private.lock_ready_runs(p_stage, v_level, v_now, p_limit - jsonb_array_length(v_answer));
-        continue when v_picked.o_runs is null;
-        -- What a pending stage becomes, in each of them alike.
-        v_started := krai_private.started_stage('{"status": "pending"}', v_now);
-        perform set_config('krai_core.writer', 'tracker', true);
-        with picked as (
-            select * from unnest(v_picked.o_runs, v_picked.o_documents, v_picked.o_stages) with ordinality as p (run, document, stage, n)
-        ),
-        opened as (
-            update krai_core.stage_runs r
-            set status = 'running', retry_at = null, claim_id = p_claim_id, opens_claim = p.n = 1, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
-                lease_seconds = v_lease_seconds, lease_expires_at = v_now + make_interval(secs => v_lease_seconds::double precision)
-            from picked p
-            where r.ctid = p.run
-            returning r.id, p.document, r.available_at, r.attempt, p.stage
-        ),
-        counted as (
-            insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
-            select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*), count(*) filter (where o.attempt > 1),
-                count(*), sum(round(extract(epoch from v_now - o.available_at) * 1e6)) from opened o having count(*) > 0
-        ),
-        written as (
-            update krai_core.documents d
-            -- Only an object has a stage by its name.
-            set stage_status = case when o.stage is not null or jsonb_typeof(d.stage_status) = 'object' then d.stage_status
-                    else krai_private.repaired_stages(d.stage_status) end
-                || jsonb_build_object(p_stage.name, case
-                    when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
-                    else krai_private.started_stage(krai_private.repaired_stage(o.stage), v_now) end)
-            from opened o
-            where d.ctid = o.document
-            -- Here, and not joined afterwards, which would take the square of the time.
-            returning o.id, o.available_at, d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata, o.stage
-        )
-        -- One to_jsonb of rows: see documents_json.
-        select to_jsonb(array(
-                select given from (
-                    select w.document_id, w.filename, p_stage.name as stage_name, w.attempt, p_stage.max_attempts, p_claim_id as claim_id,
-                        round(v_lease_seconds * 1000) as lease_ms, w.metadata
-                    from written w order by w.available_at, w.id) given)) as answer,
-            array_agg(w.document_id) as ids,
-            array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried, array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
-        into v_claimed
-        from written w;
-        perform set_config('krai_core.writer', '', true);
-        perform krai_private.follow_legacy_columns(v_claimed.ids, 'started') where v_claimed.ids is not null;
-        perform krai_private.archive_failed_runs(p_stage.name, v_claimed.retried, v_claimed.failed) where v_claimed.retried is not null;
-        v_answer := v_answer || v_claimed.answer;
+        if v_picked.o_runs is not null then
+            v_answer := v_answer || krai_private.begin_ready_runs(p_stage, v_picked.o_runs, v_picked.o_documents,
+                v_picked.o_stages, p_worker, coalesce(p_lease_seconds, p_stage.lease_seconds), p_claim_id, v_now);
+        end if;
     end loop;
     return v_answer;
 end;
@@ -3219,8 +3264,53 @@ $$;
 comment on function krai_private.reported_stage(jsonb, text, text, text, numeric, jsonb, timestamptz, timestamptz) is
 'A running stage, in the shape of the seven keys, after an outcome.';
 
--- Planned once and by index; see claim_ready.
-create or replace function krai_private.finish_batch(p_outcomes jsonb, p_rows tid[], out o_done bigint[], out o_retries jsonb)
+create or replace function krai_private.batch_outcomes(p_outcomes jsonb, p_now timestamptz)
+returns table (
+    place bigint, document_id uuid, stage_name text, outcome text, error text, reason text, progress numeric, metadata jsonb,
+    retry_at timestamptz, run_id bigint, started_at timestamptz, lease_seconds numeric, stage jsonb)
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+    return query
+    with asked as materialized (
+        select a.place, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress,
+            coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
+            case when a.outcome = 'failed' and a.retry then krai_private.retry_at(a.stage_name, r.attempt, p_now) end as retry_at,
+            r.id as run_id, r.started_at, r.lease_seconds, d.stage
+        from rows from (jsonb_to_recordset(p_outcomes) as (
+                document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean,
+                reason text, progress numeric)) with ordinality
+            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, place)
+        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
+        cross join lateral (
+            select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
+            where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
+            offset 0) r
+        -- Only an object has a stage by its name.
+        cross join lateral (
+            select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.id = a.document_id offset 0) d
+        where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
+          and (a.progress between 0 and 100 or a.progress is null)
+          -- Where progress falls back, the run notes how far it had come.
+          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
+          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
+              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
+    )
+    select a.* from asked a
+    where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1));
+end;
+$$;
+comment on function krai_private.batch_outcomes(jsonb, timestamptz) is
+'The outcomes that can be written together: each belongs to a running run of its own, and to a stage in the shape of the seven
+keys. place: in the array, from 1. retry_at: when a failed one is retried automatically, null: never.';
+
+create or replace function krai_private.finish_batch(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -3231,86 +3321,73 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
+    v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
     -- What closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
     v_completed jsonb := krai_private.closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
     v_all record;
 begin
     perform set_config('krai_core.writer', 'tracker', true);
-    with asked as materialized (
-        select a.n, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress, coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
-            case when a.outcome = 'failed' and a.retry then krai_private.retry_at(a.stage_name, r.attempt, v_now) end as retry_at,
-            r.id as run_id, r.started_at, r.lease_seconds, a.row, d.stage
-        from rows from (jsonb_to_recordset(p_outcomes) as (
-            document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
-            progress numeric), unnest(p_rows)) with ordinality
-            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, row, n)
-        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
-        cross join lateral (
-            select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h where h.document_id = a.document_id and h.open_stage = a.stage_name
-              and (h.claim_id = a.claim_id) is true offset 0) r
-        -- Where the caller has locked it. Only an object has a stage by its name.
-        cross join lateral (select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.ctid = a.row offset 0) d
-        where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
-          and (a.progress between 0 and 100 or a.progress is null)
-          -- Where it falls back, the run notes how far it had come.
-          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
-          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
-              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
-    ),
-    usual as materialized (
-        select * from asked a where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1))
+    with batch as materialized (
+        select b.*, greatest(extract(epoch from v_now - b.started_at), 0) as seconds
+        from krai_private.batch_outcomes(p_outcomes, v_now) b
     ),
     written as (
         update krai_core.documents d
         set stage_status = d.stage_status || patch.stages
         from (
-            select u.row, jsonb_object_agg(u.stage_name, case u.outcome
-                when 'completed' then u.stage || v_completed || jsonb_build_object(
-                    'duration_seconds', trim_scale(round(greatest(extract(epoch from v_now - u.started_at), 0), 6)),
-                    'metadata', u.stage -> 'metadata' || u.metadata)
-                else krai_private.reported_stage(u.stage, u.outcome, u.error, u.reason, u.progress, u.metadata, u.started_at, v_now) end) as stages
-            from usual u group by u.row
+            select b.document_id, jsonb_object_agg(b.stage_name, case b.outcome
+                when 'completed' then b.stage || v_completed || jsonb_build_object(
+                    'duration_seconds', trim_scale(round(b.seconds, 6)), 'metadata', b.stage -> 'metadata' || b.metadata)
+                else krai_private.reported_stage(
+                    b.stage, b.outcome, b.error, b.reason, b.progress, b.metadata, b.started_at, v_now) end) as stages,
+                bool_or(b.outcome = 'failed') as has_failed
+            from batch b group by b.document_id
         ) patch
-        where d.ctid = patch.row
-        returning d.ctid as row
+        where d.id = any (array[patch.document_id])
+        -- Where the last stage is still to come, processing_status stays as it is.
+        returning case when patch.has_failed or d.stage_status -> v_last ->> 'status' not in ('pending', 'processing')
+            then patch.document_id end as settled
     ),
     closed as (
         update krai_core.stage_runs r
-        set status = u.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = u.retry_at,
+        set status = b.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = b.retry_at,
             lease_seconds = null, lease_expires_at = null, heartbeat_at = null,
-            error = case when u.outcome = 'failed' then krai_private.full_error(u.error) end,
-            error_fingerprint = case when u.outcome = 'failed' then krai_private.error_fingerprint(krai_private.full_error(u.error)) end
-        from usual u
-        where r.id = any (array[u.run_id]) and u.outcome <> 'progress'
+            error = case when b.outcome = 'failed' then krai_private.full_error(b.error) end,
+            error_fingerprint = case when b.outcome = 'failed' then
+                krai_private.error_fingerprint(krai_private.full_error(b.error)) end
+        from batch b
+        where r.id = any (array[b.run_id]) and b.outcome <> 'progress'
     ),
     renewed as (
         update krai_core.stage_runs r
-        set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => u.lease_seconds::double precision)
-        from usual u
-        where r.id = any (array[u.run_id]) and u.outcome = 'progress'
+        set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => b.lease_seconds::double precision)
+        from batch b
+        where r.id = any (array[b.run_id]) and b.outcome = 'progress'
     )
-    select array_agg(u.n) as done, jsonb_object_agg(u.n, krai_private.iso_time(u.retry_at)) filter (where u.retry_at is not null) as retries,
-        array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null) as touched,
-        array_agg(u.document_id) filter (where u.outcome <> 'progress') as closed, (select array_agg(w.row) from written w) as rows,
-        array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')) as finished,
-        array_agg(distinct u.stage_name) filter (where u.retry_at is not null) as failed,
-        array_agg(u.stage_name) filter (where u.outcome <> 'progress') as stages, array_agg(u.outcome) filter (where u.outcome <> 'progress') as outcomes,
-        array_agg(round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6)::bigint) filter (where u.outcome <> 'progress') as us
+    select array_agg(b.place) as done, (select array_agg(w.settled) from written w where w.settled is not null) as settled,
+        jsonb_object_agg(b.place, krai_private.iso_time(b.retry_at)) filter (where b.retry_at is not null) as retries,
+        array_agg(b.document_id) filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
+        array_agg(distinct b.stage_name) filter (where b.outcome in ('completed', 'skipped')) as finished,
+        array_agg(distinct b.stage_name) filter (where b.retry_at is not null) as failed,
+        array_agg(b.stage_name) filter (where b.outcome <> 'progress') as stages,
+        array_agg(b.outcome) filter (where b.outcome <> 'progress') as outcomes,
+        array_agg(round(b.seconds * 1e6)::bigint) filter (where b.outcome <> 'progress') as us
     into v_all
-    from usual u;
+    from batch b;
     perform set_config('krai_core.writer', '', true);
     perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
     perform krai_private.derive_ready_runs(v_all.touched,
-        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true, v_all.rows) where v_all.touched is not null;
-    perform krai_private.follow_legacy_columns(v_all.closed,
-        case when 'failed' = any (v_all.outcomes) then 'any' else 'advanced' end) where v_all.closed is not null;
+        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true)
+    where v_all.touched is not null;
+    perform krai_private.follow_legacy_columns(v_all.settled) where v_all.settled is not null;
     o_done := v_all.done;
     o_retries := v_all.retries;
 end;
 $$;
-comment on function krai_private.finish_batch(jsonb, tid[]) is
-'Writes those outcomes that belong to a running run of their own and a stage in shape. p_rows: where the row of the document of each outcome is, which the caller has locked in a statement before. Returns their places in the array, from 1, and {"<place>": time of the automatic retry}.';
+comment on function krai_private.finish_batch(jsonb) is
+'Writes those outcomes that batch_outcomes takes. Returns their places in the array, from 1, and {"<place>": time of the automatic
+retry}. The caller has locked the documents.';
 
 create or replace function krai_private.finish_one(p_outcome jsonb) returns jsonb
 language plpgsql volatile
@@ -3393,7 +3470,6 @@ set search_path = ''
 as $$
 declare
     v_ids uuid[] := krai_private.checked_outcomes(p_outcomes);
-    v_rows tid[];
     v_usual record;
     v_answers jsonb[];
     v_place integer;
@@ -3401,13 +3477,8 @@ begin
     if v_ids = '{}' then
         return '[]'::jsonb;
     end if;
-    with locked as materialized (
-        select d.id, d.ctid as row from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update
-    )
-    select array_agg(l.row order by a.place) into v_rows
-    from unnest(v_ids) with ordinality as a (id, place)
-    left join locked l on l.id = a.id;
-    v_usual := krai_private.finish_batch(p_outcomes, v_rows);
+    perform from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update;
+    v_usual := krai_private.finish_batch(p_outcomes);
     v_answers := array_fill('{"ok": true}'::jsonb, array[cardinality(v_ids)]);
     for v_place in select (jsonb_object_keys(v_usual.o_retries))::integer loop
         v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);

@@ -12,8 +12,8 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 create or replace view krai_private.stage_sums with (security_invoker = true) as
 select
-    x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing, sum(x.completed) as completed,
-    sum(x.failed) as failed, sum(x.skipped) as skipped, sum(x.timed) as timed, sum(x.duration_us) as duration_us
+    x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing,
+    sum(x.completed) as completed, sum(x.failed) as failed, sum(x.skipped) as skipped, sum(x.timed) as timed, sum(x.duration_us) as duration_us
 from (
     select c.stage_name, c.bucket, c.documents, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us
     from krai_core.stage_counters c
@@ -22,14 +22,16 @@ from (
     from krai_core.stage_deltas d
 ) x
 group by x.stage_name, x.bucket;
-comment on view krai_private.stage_sums is 'The figures of stage_counters as they are at this moment, with what is not folded yet.';
+comment on view krai_private.stage_sums is
+'The metrics of stage_counters as they are at this moment, with the deltas that are not folded yet.';
 
 do $$
 declare
     v_column record;
 begin
     for v_column in
-        select a.attname, pg_catalog.col_description(c.attrelid, c.attnum) as text from pg_catalog.pg_attribute a
+        select a.attname, pg_catalog.col_description(c.attrelid, c.attnum) as text
+        from pg_catalog.pg_attribute a
         join pg_catalog.pg_attribute c on c.attrelid = 'krai_core.stage_counters'::regclass and c.attname = a.attname
         where a.attrelid = 'krai_private.stage_sums'::regclass and a.attnum > 0
     loop
@@ -45,10 +47,9 @@ create or replace view krai_private.startable_stages with (security_invoker = tr
 select
     d.id as document_id,
     s.name as stage_name,
-    w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed,
-    d.ctid as row
+    w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed
 from krai_core.documents d
--- Unpacked once, and not for each stage and each that it requires.
+-- Unpacked once, and not for each stage and each of its prerequisites.
 cross join lateral (select d.stage_status || '{}' as whole offset 0) w
 cross join krai_core.stages s
 where s.enabled
@@ -59,11 +60,11 @@ where s.enabled
       where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
         and w.whole -> required.name is distinct from '"completed"');
 comment on view krai_private.startable_stages is
-'Stages that may run by what stage_status says: enabled, pending or failed, everything required finished. A failed one is ready only with a retry to come, which stage_runs knows.';
+'Stages that may run by what stage_status says: enabled, pending or failed, and every prerequisite finished. A failed one is ready
+only if a retry is due, which stage_runs knows.';
 comment on column krai_private.startable_stages.document_id is 'The document.';
 comment on column krai_private.startable_stages.stage_name is 'The stage.';
 comment on column krai_private.startable_stages.is_failed is 'true: it failed, and is ready only if its last run has a retry_at.';
-comment on column krai_private.startable_stages.row is 'Where the row of the document is, until it is written again.';
 commit;
 
 begin;
@@ -74,9 +75,11 @@ select d.id as document_id, s.name as stage_name, x.state
 from krai_core.documents d
 cross join krai_core.stages s
 cross join lateral (
-    select case when d.stage_status -> s.name = '"completed"' then 'completed' else d.stage_status -> s.name ->> 'status' end as state offset 0) x
+    select case when d.stage_status -> s.name = '"completed"' then 'completed'
+        else d.stage_status -> s.name ->> 'status' end as state offset 0) x
 where x.state in ('completed', 'failed', 'skipped');
-comment on view krai_private.current_stages is 'Stages that are completed, failed or skipped by what stage_status says: each stands on one current run.';
+comment on view krai_private.current_stages is
+'Stages that are completed, failed or skipped by what stage_status says: each rests on one current run.';
 comment on column krai_private.current_stages.document_id is 'The document.';
 comment on column krai_private.current_stages.stage_name is 'The stage.';
 comment on column krai_private.current_stages.state is 'completed, failed or skipped.';

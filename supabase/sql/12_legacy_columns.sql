@@ -17,7 +17,8 @@ begin
         where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status'
           and not a.attisdropped and a.attgenerated = ''
     ) then
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_step text) returns void
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        returns void
         language plpgsql volatile
         set search_path = ''
         set plan_cache_mode = force_generic_plan
@@ -26,15 +27,12 @@ begin
         set enable_mergejoin = off
         set jit = off
         as $body$
-        declare
-            v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
         begin
-            if p_step <> 'any' then
-                -- Most calls of workers change nothing: what is processing stays so until its last stage is finished.
+            if p_started then
+                -- What is processing stays so, and nothing of it has to be unpacked.
                 p_document_ids := array(
                     select d.id from krai_core.documents d
-                    where d.id = any (p_document_ids) and (d.processing_status = 'processing' and (p_step = 'started'
-                        or d.stage_status -> v_last ->> 'status' in ('pending', 'processing'))) is not true);
+                    where d.id = any (p_document_ids) and d.processing_status is distinct from 'processing');
             end if;
             if p_document_ids <> '{}' then
                 update krai_core.documents d
@@ -48,7 +46,8 @@ begin
         end;
         $body$;
     else
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_step text) returns void
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        returns void
         language plpgsql volatile
         set search_path = ''
         as 'begin end;';
@@ -85,13 +84,14 @@ begin
         as 'begin end;';
     end if;
 end $$;
-comment on function krai_private.follow_processing_status(uuid[], text) is
+comment on function krai_private.follow_processing_status(uuid[], boolean) is
 'Sets processing_status (pending, processing, completed or failed) of documents; does nothing where the table has no such
-column of text. p_step: as in follow_legacy_columns.';
+column of text. p_started: as in follow_legacy_columns.';
 comment on function krai_private.follow_processing_stage(uuid[]) is
 'Sets processing_stage (the current stage, or completed) of documents; does nothing where the table has no such column.';
 
-create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_step text default 'any') returns void
+create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_started boolean default false)
+returns void
 language plpgsql volatile security definer
 set search_path = ''
 as $$
@@ -100,12 +100,11 @@ declare
 begin
     -- As for progress: no stage changes its status by this, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
-    perform krai_private.follow_processing_status(p_document_ids, p_step);
+    perform krai_private.follow_processing_status(p_document_ids, p_started);
     perform krai_private.follow_processing_stage(p_document_ids);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
-comment on function krai_private.follow_legacy_columns(uuid[], text) is
+comment on function krai_private.follow_legacy_columns(uuid[], boolean) is
 'Brings processing_status and processing_stage of documents up to date with their stages.
-p_step: what happened to the stages: started (they started and nothing else), advanced (they started, were completed or
-skipped), or any. Security definer, because service_role may have no right to write these columns.';
+p_started: nothing has happened but that stages started. Security definer, because service_role may have no right to write these columns.';

@@ -1,25 +1,26 @@
--- Per-stage document tracking: what workers call. Any number of them, on any machines, with no coordinator but the database.
+-- Queue: claims. Any number of workers, on any machines, with no coordinator but the database.
 --
 --   claim_stages        hands out ready runs; never waits, never hands one out twice
 --   get_next_document   the same for a caller that sends no heartbeats
---   requeue_expired    brings back what a dead worker held
--- What keeps a claimed run, and gives it back, follows in the next files.
+--   requeue_expired     takes back what a dead worker held
 --
 -- Rules
 --   * A run is handed out when its stage is enabled and not paused, it is due, and the truth on the locked document still
 --     says that it is ready. Higher priority first, then the longest due.
---   * Whoever is about to write the same document or run is passed over, not waited for.
---   * The same claim id answers with the same runs, as far as they still run; a repeat that comes while the first still
---     runs hears PT409 claim_in_progress, and repeats later.
---   * A run whose lease is over, or that is longer at work than timeout_seconds, is lost: it goes back to the queue, and
+--   * Documents and runs that somebody else is writing are skipped, not waited for.
+--   * The same claim id answers with the same runs, as far as they still run; a repeat that arrives while the first call
+--     still runs gets PT409 claim_in_progress, and repeats later.
+--   * A run whose lease has expired, or that has worked longer than timeout_seconds, is lost: it goes back to the queue, and
 --     after max_attempts its stage ends as failed. claim_stages looks for such runs when ready ones do not fill the batch.
---   * The commit of claim_stages does not wait for the disk, where the call is the whole transaction: after a crash of the
---     server a claim that was lost is not there, the runs are ready, and its holder is refused.
--- Lock order: documents and stage_runs in one go, those that are locked passed over.
+--   * The commit of claim_stages does not wait for the disk where the call is the whole transaction: after a crash of the
+--     server a claim that was lost never happened, the runs are ready, and its holder is refused.
+-- Lock order: documents and stage_runs together, skipping locked rows.
 
--- Planned once and by index; see derive_ready_runs. `= any (array[...])` is an equality that the planner cannot turn round:
--- for a table that was nearly empty when it was analysed, it would read that one first, and all of it.
-create or replace function krai_private.lock_ready_runs(p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer, out o_runs tid[], out o_documents tid[], out o_stages jsonb[])
+-- `= any (array[...])` is an equality that the planner cannot turn round: for a table that was nearly empty when it was
+-- analysed, it would read that one first, and all of it.
+create or replace function krai_private.lock_ready_runs(
+    p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer,
+    out o_runs bigint[], out o_documents uuid[], out o_stages jsonb[])
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -32,15 +33,16 @@ set jit = off
 as $$
 begin
     with picked as materialized (
-        select r.ctid as run, d.ctid as document, w.stage
+        select r.id as run_id, r.document_id, w.stage
         from krai_core.stage_runs r
         join krai_core.documents d on d.id = any (array[r.document_id])
         -- Unpacked once.
-        cross join lateral (select u.whole, u.whole -> p_stage.name as stage from (select d.stage_status || '{}' as whole offset 0) u offset 0) w
+        cross join lateral (
+            select u.whole, u.whole -> p_stage.name as stage from (select d.stage_status || '{}' as whole offset 0) u offset 0) w
         where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = p_priority and r.available_at <= p_now
           and coalesce(w.stage ->> 'status', '') not in ('processing', 'completed', 'skipped')
           and w.stage is distinct from '"completed"'
-          -- While the pipeline is being changed, the queue may be behind the truth.
+          -- While the pipeline is being changed, the queue may lag behind the truth.
           and not exists (
               select from unnest(p_stage.waits_for) as required (name)
               where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
@@ -49,13 +51,88 @@ begin
         limit p_limit
         for no key update of r, d skip locked
     )
-    select array_agg(p.run), array_agg(p.document), array_agg(p.stage) into o_runs, o_documents, o_stages from picked p;
+    select array_agg(p.run_id), array_agg(p.document_id), array_agg(p.stage) into o_runs, o_documents, o_stages from picked p;
 end;
 $$;
 comment on function krai_private.lock_ready_runs(krai_core.stages, bigint, timestamptz, integer) is
-'Locks up to p_limit ready runs of a stage and a priority that are due at p_now, with their documents, and passes over those that are locked. Returns where the rows are, which is where they stay until the transaction ends, and the stored stages.';
+'Locks up to p_limit ready runs of a stage and a priority that are due at p_now, with their documents, skipping locked ones.
+Returns runs, documents and the stored stages, in the order of the queue; null when there is none.';
 
-create or replace function krai_private.claim_ready(p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
+-- Marks locked runs as running and their stages as processing, and counts that.
+create or replace function krai_private.begin_ready_runs(
+    p_stage krai_core.stages, p_runs bigint[], p_documents uuid[], p_stages jsonb[], p_worker text, p_lease_seconds numeric,
+    p_claim_id uuid, p_now timestamptz)
+returns jsonb
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    -- What a pending stage becomes, the same for each.
+    v_started jsonb := krai_private.started_stage('{"status": "pending"}', p_now);
+    v_all record;
+begin
+    perform set_config('krai_core.writer', 'tracker', true);
+    with picked as (
+        select * from unnest(p_runs, p_documents, p_stages) with ordinality as p (run_id, document_id, stage, n)
+    ),
+    opened as (
+        update krai_core.stage_runs r
+        set status = 'running', retry_at = null, claim_id = p_claim_id, opens_claim = p.n = 1, worker = p_worker,
+            started_at = p_now, heartbeat_at = p_now, lease_seconds = p_lease_seconds,
+            lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
+        from picked p
+        where r.id = any (array[p.run_id])
+        returning r.id, r.document_id, r.available_at, r.attempt, p.stage
+    ),
+    counted as (
+        insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
+        select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*),
+            count(*) filter (where o.attempt > 1), count(*), sum(round(extract(epoch from p_now - o.available_at) * 1e6))
+        from opened o having count(*) > 0
+    ),
+    written as (
+        update krai_core.documents d
+        -- Only an object has a stage by its name.
+        set stage_status = case
+                when o.stage is not null or jsonb_typeof(d.stage_status) = 'object' then d.stage_status
+                else krai_private.repaired_stages(d.stage_status) end
+            || jsonb_build_object(p_stage.name, case
+                when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
+                else krai_private.started_stage(krai_private.repaired_stage(o.stage), p_now) end)
+        from opened o
+        where d.id = any (array[o.document_id])
+        -- Here, and not joined afterwards, which would take the square of the time.
+        returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage,
+            d.stage_status -> p_stage.name -> 'metadata' as metadata
+    )
+    -- One to_jsonb of rows: see documents_json.
+    select to_jsonb(array(
+            select given from (
+                select w.document_id, w.filename, p_stage.name as stage_name, w.attempt, p_stage.max_attempts,
+                    p_claim_id as claim_id, round(p_lease_seconds * 1000) as lease_ms, w.metadata
+                from written w order by w.available_at, w.id) given)) as answer,
+        array_agg(w.document_id) as documents,
+        array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried,
+        array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
+    into v_all
+    from written w;
+    perform set_config('krai_core.writer', '', true);
+    perform krai_private.follow_legacy_columns(v_all.documents, true) where v_all.documents is not null;
+    perform krai_private.archive_failed_runs(p_stage.name, v_all.retried, v_all.failed) where v_all.retried is not null;
+    return v_all.answer;
+end;
+$$;
+comment on function krai_private.begin_ready_runs(
+    krai_core.stages, bigint[], uuid[], jsonb[], text, numeric, uuid, timestamptz) is
+'Starts runs that lock_ready_runs has locked, and returns them as claim_stages does.';
+
+create or replace function krai_private.claim_ready(
+    p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
 returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -69,68 +146,22 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    v_lease_seconds numeric := coalesce(p_lease_seconds, p_stage.lease_seconds);
     -- A bound above every priority, so that the index is asked for the next level below.
     v_level bigint := 2147483648;
-    v_started jsonb;
     v_answer jsonb := '[]'::jsonb;
     v_picked record;
-    v_claimed record;
 begin
-    -- Level by level: what is not due yet sorts behind what is due within its level only.
+    -- Level by level: what is not due yet sorts behind what is due within its own level only.
     while jsonb_array_length(v_answer) < p_limit loop
         select r.priority into v_level from krai_core.stage_runs r
         where r.stage_name = p_stage.name and r.status = 'ready' and r.priority < v_level
         order by r.priority desc limit 1;
         exit when not found;
         v_picked := krai_private.lock_ready_runs(p_stage, v_level, v_now, p_limit - jsonb_array_length(v_answer));
-        continue when v_picked.o_runs is null;
-        -- What a pending stage becomes, in each of them alike.
-        v_started := krai_private.started_stage('{"status": "pending"}', v_now);
-        perform set_config('krai_core.writer', 'tracker', true);
-        with picked as (
-            select * from unnest(v_picked.o_runs, v_picked.o_documents, v_picked.o_stages) with ordinality as p (run, document, stage, n)
-        ),
-        opened as (
-            update krai_core.stage_runs r
-            set status = 'running', retry_at = null, claim_id = p_claim_id, opens_claim = p.n = 1, worker = p_worker, started_at = v_now, heartbeat_at = v_now,
-                lease_seconds = v_lease_seconds, lease_expires_at = v_now + make_interval(secs => v_lease_seconds::double precision)
-            from picked p
-            where r.ctid = p.run
-            returning r.id, p.document, r.available_at, r.attempt, p.stage
-        ),
-        counted as (
-            insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
-            select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*), count(*) filter (where o.attempt > 1),
-                count(*), sum(round(extract(epoch from v_now - o.available_at) * 1e6)) from opened o having count(*) > 0
-        ),
-        written as (
-            update krai_core.documents d
-            -- Only an object has a stage by its name.
-            set stage_status = case when o.stage is not null or jsonb_typeof(d.stage_status) = 'object' then d.stage_status
-                    else krai_private.repaired_stages(d.stage_status) end
-                || jsonb_build_object(p_stage.name, case
-                    when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
-                    else krai_private.started_stage(krai_private.repaired_stage(o.stage), v_now) end)
-            from opened o
-            where d.ctid = o.document
-            -- Here, and not joined afterwards, which would take the square of the time.
-            returning o.id, o.available_at, d.id as document_id, d.filename, o.attempt, d.stage_status -> p_stage.name -> 'metadata' as metadata, o.stage
-        )
-        -- One to_jsonb of rows: see documents_json.
-        select to_jsonb(array(
-                select given from (
-                    select w.document_id, w.filename, p_stage.name as stage_name, w.attempt, p_stage.max_attempts, p_claim_id as claim_id,
-                        round(v_lease_seconds * 1000) as lease_ms, w.metadata
-                    from written w order by w.available_at, w.id) given)) as answer,
-            array_agg(w.document_id) as ids,
-            array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried, array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
-        into v_claimed
-        from written w;
-        perform set_config('krai_core.writer', '', true);
-        perform krai_private.follow_legacy_columns(v_claimed.ids, 'started') where v_claimed.ids is not null;
-        perform krai_private.archive_failed_runs(p_stage.name, v_claimed.retried, v_claimed.failed) where v_claimed.retried is not null;
-        v_answer := v_answer || v_claimed.answer;
+        if v_picked.o_runs is not null then
+            v_answer := v_answer || krai_private.begin_ready_runs(p_stage, v_picked.o_runs, v_picked.o_documents,
+                v_picked.o_stages, p_worker, coalesce(p_lease_seconds, p_stage.lease_seconds), p_claim_id, v_now);
+        end if;
     end loop;
     return v_answer;
 end;

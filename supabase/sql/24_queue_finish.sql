@@ -27,8 +27,53 @@ $$;
 comment on function krai_private.reported_stage(jsonb, text, text, text, numeric, jsonb, timestamptz, timestamptz) is
 'A running stage, in the shape of the seven keys, after an outcome.';
 
--- Planned once and by index; see claim_ready.
-create or replace function krai_private.finish_batch(p_outcomes jsonb, p_rows tid[], out o_done bigint[], out o_retries jsonb)
+create or replace function krai_private.batch_outcomes(p_outcomes jsonb, p_now timestamptz)
+returns table (
+    place bigint, document_id uuid, stage_name text, outcome text, error text, reason text, progress numeric, metadata jsonb,
+    retry_at timestamptz, run_id bigint, started_at timestamptz, lease_seconds numeric, stage jsonb)
+language plpgsql volatile
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+    return query
+    with asked as materialized (
+        select a.place, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress,
+            coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
+            case when a.outcome = 'failed' and a.retry then krai_private.retry_at(a.stage_name, r.attempt, p_now) end as retry_at,
+            r.id as run_id, r.started_at, r.lease_seconds, d.stage
+        from rows from (jsonb_to_recordset(p_outcomes) as (
+                document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean,
+                reason text, progress numeric)) with ordinality
+            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, place)
+        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
+        cross join lateral (
+            select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
+            where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
+            offset 0) r
+        -- Only an object has a stage by its name.
+        cross join lateral (
+            select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.id = a.document_id offset 0) d
+        where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
+          and (a.progress between 0 and 100 or a.progress is null)
+          -- Where progress falls back, the run notes how far it had come.
+          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
+          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
+              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
+    )
+    select a.* from asked a
+    where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1));
+end;
+$$;
+comment on function krai_private.batch_outcomes(jsonb, timestamptz) is
+'The outcomes that can be written together: each belongs to a running run of its own, and to a stage in the shape of the seven
+keys. place: in the array, from 1. retry_at: when a failed one is retried automatically, null: never.';
+
+create or replace function krai_private.finish_batch(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -39,86 +84,73 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
+    v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
     -- What closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
     v_completed jsonb := krai_private.closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
     v_all record;
 begin
     perform set_config('krai_core.writer', 'tracker', true);
-    with asked as materialized (
-        select a.n, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress, coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
-            case when a.outcome = 'failed' and a.retry then krai_private.retry_at(a.stage_name, r.attempt, v_now) end as retry_at,
-            r.id as run_id, r.started_at, r.lease_seconds, a.row, d.stage
-        from rows from (jsonb_to_recordset(p_outcomes) as (
-            document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean, reason text,
-            progress numeric), unnest(p_rows)) with ordinality
-            as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, row, n)
-        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
-        cross join lateral (
-            select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h where h.document_id = a.document_id and h.open_stage = a.stage_name
-              and (h.claim_id = a.claim_id) is true offset 0) r
-        -- Where the caller has locked it. Only an object has a stage by its name.
-        cross join lateral (select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.ctid = a.row offset 0) d
-        where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
-          and (a.progress between 0 and 100 or a.progress is null)
-          -- Where it falls back, the run notes how far it had come.
-          and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
-          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
-              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
-    ),
-    usual as materialized (
-        select * from asked a where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1))
+    with batch as materialized (
+        select b.*, greatest(extract(epoch from v_now - b.started_at), 0) as seconds
+        from krai_private.batch_outcomes(p_outcomes, v_now) b
     ),
     written as (
         update krai_core.documents d
         set stage_status = d.stage_status || patch.stages
         from (
-            select u.row, jsonb_object_agg(u.stage_name, case u.outcome
-                when 'completed' then u.stage || v_completed || jsonb_build_object(
-                    'duration_seconds', trim_scale(round(greatest(extract(epoch from v_now - u.started_at), 0), 6)),
-                    'metadata', u.stage -> 'metadata' || u.metadata)
-                else krai_private.reported_stage(u.stage, u.outcome, u.error, u.reason, u.progress, u.metadata, u.started_at, v_now) end) as stages
-            from usual u group by u.row
+            select b.document_id, jsonb_object_agg(b.stage_name, case b.outcome
+                when 'completed' then b.stage || v_completed || jsonb_build_object(
+                    'duration_seconds', trim_scale(round(b.seconds, 6)), 'metadata', b.stage -> 'metadata' || b.metadata)
+                else krai_private.reported_stage(
+                    b.stage, b.outcome, b.error, b.reason, b.progress, b.metadata, b.started_at, v_now) end) as stages,
+                bool_or(b.outcome = 'failed') as has_failed
+            from batch b group by b.document_id
         ) patch
-        where d.ctid = patch.row
-        returning d.ctid as row
+        where d.id = any (array[patch.document_id])
+        -- Where the last stage is still to come, processing_status stays as it is.
+        returning case when patch.has_failed or d.stage_status -> v_last ->> 'status' not in ('pending', 'processing')
+            then patch.document_id end as settled
     ),
     closed as (
         update krai_core.stage_runs r
-        set status = u.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = u.retry_at,
+        set status = b.outcome, finished_at = v_now, closed_by_holder = true, is_current = true, retry_at = b.retry_at,
             lease_seconds = null, lease_expires_at = null, heartbeat_at = null,
-            error = case when u.outcome = 'failed' then krai_private.full_error(u.error) end,
-            error_fingerprint = case when u.outcome = 'failed' then krai_private.error_fingerprint(krai_private.full_error(u.error)) end
-        from usual u
-        where r.id = any (array[u.run_id]) and u.outcome <> 'progress'
+            error = case when b.outcome = 'failed' then krai_private.full_error(b.error) end,
+            error_fingerprint = case when b.outcome = 'failed' then
+                krai_private.error_fingerprint(krai_private.full_error(b.error)) end
+        from batch b
+        where r.id = any (array[b.run_id]) and b.outcome <> 'progress'
     ),
     renewed as (
         update krai_core.stage_runs r
-        set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => u.lease_seconds::double precision)
-        from usual u
-        where r.id = any (array[u.run_id]) and u.outcome = 'progress'
+        set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => b.lease_seconds::double precision)
+        from batch b
+        where r.id = any (array[b.run_id]) and b.outcome = 'progress'
     )
-    select array_agg(u.n) as done, jsonb_object_agg(u.n, krai_private.iso_time(u.retry_at)) filter (where u.retry_at is not null) as retries,
-        array_agg(u.document_id) filter (where u.outcome in ('completed', 'skipped') or u.retry_at is not null) as touched,
-        array_agg(u.document_id) filter (where u.outcome <> 'progress') as closed, (select array_agg(w.row) from written w) as rows,
-        array_agg(distinct u.stage_name) filter (where u.outcome in ('completed', 'skipped')) as finished,
-        array_agg(distinct u.stage_name) filter (where u.retry_at is not null) as failed,
-        array_agg(u.stage_name) filter (where u.outcome <> 'progress') as stages, array_agg(u.outcome) filter (where u.outcome <> 'progress') as outcomes,
-        array_agg(round(greatest(extract(epoch from v_now - u.started_at), 0) * 1e6)::bigint) filter (where u.outcome <> 'progress') as us
+    select array_agg(b.place) as done, (select array_agg(w.settled) from written w where w.settled is not null) as settled,
+        jsonb_object_agg(b.place, krai_private.iso_time(b.retry_at)) filter (where b.retry_at is not null) as retries,
+        array_agg(b.document_id) filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
+        array_agg(distinct b.stage_name) filter (where b.outcome in ('completed', 'skipped')) as finished,
+        array_agg(distinct b.stage_name) filter (where b.retry_at is not null) as failed,
+        array_agg(b.stage_name) filter (where b.outcome <> 'progress') as stages,
+        array_agg(b.outcome) filter (where b.outcome <> 'progress') as outcomes,
+        array_agg(round(b.seconds * 1e6)::bigint) filter (where b.outcome <> 'progress') as us
     into v_all
-    from usual u;
+    from batch b;
     perform set_config('krai_core.writer', '', true);
     perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
     perform krai_private.derive_ready_runs(v_all.touched,
-        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true, v_all.rows) where v_all.touched is not null;
-    perform krai_private.follow_legacy_columns(v_all.closed,
-        case when 'failed' = any (v_all.outcomes) then 'any' else 'advanced' end) where v_all.closed is not null;
+        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true)
+    where v_all.touched is not null;
+    perform krai_private.follow_legacy_columns(v_all.settled) where v_all.settled is not null;
     o_done := v_all.done;
     o_retries := v_all.retries;
 end;
 $$;
-comment on function krai_private.finish_batch(jsonb, tid[]) is
-'Writes those outcomes that belong to a running run of their own and a stage in shape. p_rows: where the row of the document of each outcome is, which the caller has locked in a statement before. Returns their places in the array, from 1, and {"<place>": time of the automatic retry}.';
+comment on function krai_private.finish_batch(jsonb) is
+'Writes those outcomes that batch_outcomes takes. Returns their places in the array, from 1, and {"<place>": time of the automatic
+retry}. The caller has locked the documents.';
 
 create or replace function krai_private.finish_one(p_outcome jsonb) returns jsonb
 language plpgsql volatile
@@ -201,7 +233,6 @@ set search_path = ''
 as $$
 declare
     v_ids uuid[] := krai_private.checked_outcomes(p_outcomes);
-    v_rows tid[];
     v_usual record;
     v_answers jsonb[];
     v_place integer;
@@ -209,13 +240,8 @@ begin
     if v_ids = '{}' then
         return '[]'::jsonb;
     end if;
-    with locked as materialized (
-        select d.id, d.ctid as row from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update
-    )
-    select array_agg(l.row order by a.place) into v_rows
-    from unnest(v_ids) with ordinality as a (id, place)
-    left join locked l on l.id = a.id;
-    v_usual := krai_private.finish_batch(p_outcomes, v_rows);
+    perform from krai_core.documents d where d.id = any (v_ids) order by d.id for no key update;
+    v_usual := krai_private.finish_batch(p_outcomes);
     v_answers := array_fill('{"ok": true}'::jsonb, array[cardinality(v_ids)]);
     for v_place in select (jsonb_object_keys(v_usual.o_retries))::integer loop
         v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);
