@@ -18,9 +18,9 @@
 --   * stage_runs has no foreign key to documents: triggers delete the runs of deleted documents set by set, `truncate
 --     documents` keeps working, and opening a run does not lock the document a second time.
 --   * Times come from the database (clock_timestamp()), never from a client.
---   * Where the tables exist already, nothing here locks out readers or writers: indexes, policies and row level security
---     are looked up first. A later release adds columns in guarded steps at the end (ADD COLUMN IF NOT EXISTS with a
---     constant default).
+--   * Where the tables exist already, nothing here locks out readers or writers: indexes, policies and row level
+--     security are looked up first. A later release adds columns in guarded steps at the end (ADD COLUMN IF NOT EXISTS
+--     with a constant default).
 -- Lock order, here and in every later file: documents in id order (for no key update), then stage_runs in id order.
 
 create table if not exists krai_core.stages (
@@ -268,13 +268,14 @@ comment on column krai_core.stage_runs.progress is
 comment on column krai_core.stage_runs.metadata is
 'Metadata of this run, recorded when a later run replaced it; null before.';
 comment on column krai_core.stage_runs.retry_at is
-'Failed run: when it is retried automatically; null: never. Ready run: the same if it is the retry. UTC, database clock.';
+'Failed run: when it is retried automatically; null: never. Ready run: the same if it is the retry. '
+'UTC, database clock.';
 comment on column krai_core.stage_runs.reset_at is
 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
 comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled after this run.';
 comment on column krai_core.stage_runs.is_current is
-'true: a completed, failed or skipped stage rests on this closed run; false: open, released, or superseded by a later run, '
-'a reset or an edit.';
+'true: a completed, failed or skipped stage rests on this closed run; false: open, released, or superseded by a later '
+'run, a reset or an edit.';
 comment on column krai_core.stage_runs.opens_claim is
 'true: the first run of the stage that its claim took; identifies a repeat of that claim.';
 comment on column krai_core.stage_runs.error_fingerprint is
@@ -288,9 +289,9 @@ comment on column krai_core.document_priorities.priority is
 comment on column krai_core.document_priorities.changed_at is 'When it was set; UTC, database clock.';
 comment on column krai_core.document_priorities.changed_by is 'Who set it.';
 
--- The documents that the current statement edits directly: filled row by row, emptied at the end of the statement. It is a
--- table, because our own writers would fill transition tables too, which costs them a tenth of their time; it is unlogged,
--- because nothing in it outlives its transaction.
+-- The documents that the current statement edits directly: filled row by row, emptied at the end of the statement. It
+-- is a table, because our own writers would fill transition tables too, which costs them a tenth of their time; it is
+-- unlogged, because nothing in it outlives its transaction.
 create unlogged table if not exists krai_core.edited_documents (
     transaction_id xid8 not null,
     depth integer not null,
