@@ -8,8 +8,8 @@
 -- Rules
 --   * A metric is the folded sum plus the deltas not folded yet, read in one snapshot: it is exact at every commit.
 --   * Every change appends, so that nobody waits for a hot row; a bulk statement appends one row per stage.
---   * Pending is not stored: it is the number of documents minus all other states. So a bulk insert costs one row, a new
---     stage costs nothing, and the sum over the states is documents x stages.
+--   * Pending is not stored: it is the number of documents minus all other states. So a bulk insert costs one row, a
+--     new stage costs nothing, and the sum over the states is documents x stages.
 --   * Durations are whole microseconds, and leave their bucket with exactly the value that they entered with.
 --   * stage_flow only grows, by one row per stage and hour; pruned runs remain counted in it.
 --   * Only service_role may read these tables: the sums cover all tenants.
