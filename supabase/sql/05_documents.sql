@@ -101,10 +101,10 @@ begin
 end $$;
 
 comment on column krai_core.documents.stage_status is
-'The truth about each stage of this document: {"<stage>": {status, started_at, completed_at, duration_seconds, progress, '
-'error, metadata}}. status: pending, processing, completed, failed or skipped. Times: ISO 8601, UTC, database clock. '
-'duration_seconds: seconds. progress: percent, 0 to 100. Written by krai_core.start_stage and the other writers; a direct '
-'edit takes effect as written, except on stages that a worker holds.';
+'The truth about each stage of this document: {"<stage>": {status, started_at, completed_at, duration_seconds, '
+'progress, error, metadata}}. status: pending, processing, completed, failed or skipped. Times: ISO 8601, UTC, '
+'database clock. duration_seconds: seconds. progress: percent, 0 to 100. Written by krai_core.start_stage and the '
+'other writers; a direct edit takes effect as written, except on stages that a worker holds.';
 
 do $$
 begin
