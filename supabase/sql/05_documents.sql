@@ -1,22 +1,26 @@
--- krai_core.documents: your table, adopted and never owned.
+-- Documents: krai_core.documents, your table, adopted but never owned.
 --
--- Needed of it: `id uuid` (unique, not null) and `filename`. It gets one column, stage_status, with its default; nothing else
--- of it is touched. Where there is no such table yet, a minimal one is made, closed to everybody but service_role.
+--   pending_stage, default_stage_status   the initial value of one stage, and of all of them
+--   krai_core.documents                   created if missing: a minimal table, closed to everybody but service_role
+--   documents.stage_status                the one column that is added, with its default
+--   stage_runs_select_with_document       policy: who may see a document may read its runs
 --
 -- Rules
---   * The default of stage_status is a constant: a function would break the inserts of roles that may not execute it, and a
---     volatile one would rewrite the table. With a constant, the new column costs milliseconds on any number of rows.
---   * What stage_status holds already is left to the repair (60_repair), which comes later and in batches.
---   * service_role gets what the functions need: to read documents and to write stage_status.
--- Lock: documents, exclusively, until the end of this short block; not at all when there is nothing left to do. Behind a
--- long reader the ALTER TABLE would queue every writer, so it fails within a second and can be run again.
+--   * The table must have `id uuid` (unique, not null) and `filename`. Nothing else of an existing table changes.
+--   * The default of stage_status is a constant: a function would break inserts by roles that may not execute it, and a
+--     volatile one would rewrite the table. With a constant, adding the column takes milliseconds, however many rows
+--     there are.
+--   * Existing values of stage_status are left to the repair (60_repair), which runs later and in batches.
+--   * service_role is granted what the functions need: to read documents and to write stage_status.
+-- Lock: documents, exclusively, until the end of this short block; none if there is nothing left to do. Behind a long
+-- reader the ALTER TABLE would queue every writer, so it gives up within a second and can be run again.
 
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 
--- An autovacuum gives way to whoever has waited for a second, which lock_timeout does not leave it. This lock keeps no
--- reader and no writer waiting, and no vacuum begins before the commit.
+-- Autovacuum yields only to a session that has waited for a second, longer than lock_timeout allows. This lock blocks
+-- neither readers nor writers, and no vacuum can start before the commit.
 do $$
 begin
     if to_regclass('krai_core.documents') is not null then
@@ -34,7 +38,8 @@ as $$
              "progress": 0, "error": null, "metadata": {}}'::jsonb
 $$;
 comment on function krai_private.pending_stage() is
-'The seven keys of a stage that has not started: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+'The seven keys of a stage that has not started.
+They are status, started_at, completed_at, duration_seconds, progress, error and metadata.';
 
 create or replace function krai_private.default_stage_status() returns jsonb
 language sql stable
@@ -45,7 +50,7 @@ as $$
     where s.enabled
 $$;
 comment on function krai_private.default_stage_status() is
-'stage_status of a document on which nothing has been done: every enabled stage pending.';
+'stage_status of a new document: every enabled stage pending.';
 
 do $$
 declare
@@ -65,9 +70,10 @@ begin
         comment on column krai_core.documents.processing_status is
             'Derived from stage_status: pending, processing, completed or failed.';
         comment on column krai_core.documents.created_at is 'When the row was inserted; UTC, database clock.';
-        comment on column krai_core.documents.updated_at is 'When the application last changed the row; the tracker does not touch it.';
+        comment on column krai_core.documents.updated_at is
+            'When the application last changed the row; the tracker does not touch it.';
         alter table krai_core.documents enable row level security;
-        -- Permissive and empty: it admits nobody and does not stand in the way of the policies that you will add.
+        -- Permissive, but admits nobody: the policies that you add later can still grant access.
         create policy documents_no_client on krai_core.documents
             for all to anon, authenticated using (false) with check (false);
         revoke all on krai_core.documents from public, anon, authenticated;
@@ -95,10 +101,10 @@ begin
 end $$;
 
 comment on column krai_core.documents.stage_status is
-'The truth about each stage of this document: {"<stage>": {status, started_at, completed_at, duration_seconds, progress,
-error, metadata}}. status: pending, processing, completed, failed or skipped. Times: ISO 8601, UTC, database clock.
-duration_seconds: seconds. progress: percent, 0 to 100. Written by krai_core.start_stage and its like; a direct edit counts
-as it stands, except on stages that a worker holds.';
+'The truth about each stage of this document: {"<stage>": {status, started_at, completed_at, duration_seconds, '
+'progress, error, metadata}}. status: pending, processing, completed, failed or skipped. Times: ISO 8601, UTC, '
+'database clock. duration_seconds: seconds. progress: percent, 0 to 100. Written by krai_core.start_stage and the '
+'other writers; a direct edit takes effect as written, except on stages that a worker holds.';
 
 do $$
 begin

@@ -1,20 +1,26 @@
--- Per-stage document tracking: what a stored value means, however odd it is. Private helpers.
+-- Shapes: what a stored value means, however malformed it is, and the values that writers store.
 --
---   time_or_null     the time that a text means
---   stage_state      which of the five states a stored stage means
---   repaired_stage, repaired_stages     odd values turned into the seven keys, nothing lost
---   is_sound         whether there is anything to repair
+--   iso_time, time_or_null                 a time as text, and the time that a text means
+--   stage_state, sql_stage_state           which of the five states a stored stage means: as a function, as SQL text
+--   progress_of                            progress of a stored stage
+--   short_error, full_error                an error as the column and as the history store it
+--   error_pattern, error_fingerprint       what errors of one kind have in common
+--   repaired_stage, repaired_stages        turn malformed values into the seven keys, losing nothing
+--   is_sound                               whether there is anything to repair
+--   started_stage, closed_stage            a stage as a run starts and as it ends
+--   skip_metadata                          metadata of a skipped stage
+--   archived_stages                        stage_status of a document that finished before stages were tracked
 --
 -- Rules
---   * A missing key is pending. The plain string "completed" is completed; any other string, and any status that is none of
+--   * A missing key is pending. The plain string "completed" is completed; any other string, and any status other than
 --     the five, is pending: nobody owns such a run.
---   * A sound value comes back as it is. What finds no place in the seven keys is kept in metadata.v1 of its stage; keys
---     beside the seven, and keys of stages that are not known, stay where they are.
---   * Total: nothing here raises, and nothing depends on the session (time zone, order of day and month).
+--   * A sound value is returned unchanged. What does not fit the seven keys is kept in metadata.v1 of its stage;
+--     additional keys of a stage, and keys of unknown stages, stay where they are.
+--   * Total functions: nothing here raises, and nothing depends on the session (time zone, DateStyle).
 -- Nothing here locks or writes.
 
--- In plpgsql, as all that writers call: its plans live as long as the session. An SQL function with a pinned search_path is
--- not inlined, and planned anew in every transaction.
+-- In plpgsql, like everything that writers call: plans are cached for the session. An SQL function with a pinned
+-- search_path is not inlined, and is planned again in every transaction.
 create or replace function krai_private.iso_time(p_time timestamptz) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
@@ -23,9 +29,9 @@ begin
     return to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
 end;
 $$;
-comment on function krai_private.iso_time(timestamptz) is 'ISO 8601 in UTC with microseconds and Z.';
+comment on function krai_private.iso_time(timestamptz) is 'The time as ISO 8601 in UTC, with microseconds and Z.';
 
--- A text that is no time must not break a view or a write, hence the exception block; callers keep it off hot paths.
+-- A text that is not a time must not break a view or a write, hence the exception block; hot paths avoid this function.
 create or replace function krai_private.time_or_null(p_text text) returns timestamptz
 language plpgsql stable
 set search_path = ''
@@ -35,54 +41,61 @@ as $$
 declare
     v_time timestamptz;
 begin
-    -- Words such as now and epoch are times to Postgres, but never what somebody noted.
+    -- Postgres takes words such as now and epoch for times, but nobody records a time that way.
     if p_text !~ '^\s*\d' then
         return null;
     end if;
     v_time := p_text::timestamptz;
-    -- Years that have four digits: what iso_time can write.
+    -- Only years of four digits, which iso_time can write.
     return case when v_time >= '0001-01-01 00:00:00+00' and v_time < '10000-01-01 00:00:00+00' then v_time end;
 exception when data_exception then
     return null;
 end;
 $$;
 comment on function krai_private.time_or_null(text) is
-'The time that a text means, in the years 1 to 9999, UTC where it names no zone, month before day where that is open; null where it means none.';
+'The time that a text means, in the years 1 to 9999; null if it means none.
+UTC if the text names no zone; month before day if the order is ambiguous.';
 
--- sql_stage_state says the same as an expression; a test compares the two on every odd value.
+-- sql_stage_state is the same as an SQL expression; a test compares the two on every malformed value.
 create or replace function krai_private.stage_state(p_stage jsonb) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
     return case
-        when p_stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then p_stage ->> 'status'
+        when p_stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+            then p_stage ->> 'status'
         when p_stage = '"completed"' then 'completed'
         else 'pending'
     end;
 end;
 $$;
 comment on function krai_private.stage_state(jsonb) is
-'The state that a stored stage means: its status if that is one of the five; the plain string "completed" means completed; all else, and a missing key, means pending.';
+'The state that a stored stage means: its status, if that is one of the five.
+The plain string "completed" means completed; anything else, and a missing key, means pending.';
 
 create or replace function krai_private.progress_of(p_stage jsonb) returns numeric
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    return case when jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' between '0' and '100' then (p_stage ->> 'progress')::numeric end;
+    return case
+        when jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' between '0' and '100'
+            then (p_stage ->> 'progress')::numeric
+        end;
 end;
 $$;
-comment on function krai_private.progress_of(jsonb) is 'Progress of a stored stage in percent, 0 to 100; null where it holds none.';
+comment on function krai_private.progress_of(jsonb) is
+'Progress of a stored stage in percent, 0 to 100; null if it has no valid one.';
 
--- As text, for what has to be made of one piece: as functions, neither would be inlined, and each cost more than all the
--- rest of a view over all documents, or of a trigger on a batch.
+-- SQL text, pasted into views and triggers: a function would not be inlined, and cost more than the rest of a view over
+-- all documents, or of a trigger on a batch.
 create or replace function krai_private.sql_stage_state(p_stage text) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    -- The simple form of case looks the status up once.
+    -- The simple form of CASE extracts the status once.
     return format($q$case %1$s ->> 'status'
             when 'pending' then 'pending'
             when 'completed' then 'completed'
@@ -93,7 +106,8 @@ begin
         end$q$, p_stage);
 end;
 $$;
-comment on function krai_private.sql_stage_state(text) is 'SQL expression for what stage_state says; p_stage: SQL expression of a stored stage.';
+comment on function krai_private.sql_stage_state(text) is
+'SQL expression equivalent to stage_state. p_stage: SQL expression of a stored stage.';
 
 create or replace function krai_private.short_error(p_error text) returns text
 language plpgsql immutable parallel safe
@@ -106,7 +120,8 @@ begin
         else p_error end;
 end;
 $$;
-comment on function krai_private.short_error(text) is 'The error as the column holds it: never blank, at most 4000 characters.';
+comment on function krai_private.short_error(text) is
+'The error as the column stores it: never blank, at most 4000 characters.';
 
 create or replace function krai_private.full_error(p_error text) returns text
 language plpgsql immutable parallel safe
@@ -116,7 +131,8 @@ begin
     return case when p_error ~ '\S' then left(p_error, 65536) else 'failed without a message' end;
 end;
 $$;
-comment on function krai_private.full_error(text) is 'The error as the history holds it: never blank, at most 65536 characters.';
+comment on function krai_private.full_error(text) is
+'The error as the history stores it: never blank, at most 65536 characters.';
 
 create or replace function krai_private.error_pattern(p_error text) returns text
 language plpgsql immutable parallel safe
@@ -125,17 +141,19 @@ as $$
 declare
     v_error text := left(coalesce(p_error, ''), 2000);
 begin
-    -- Each only where it can find something: to replace costs many times as much as to look.
+    -- Each replacement only if it can match: replacing costs many times as much as searching.
     if strpos(v_error, '://') > 0 then
         v_error := regexp_replace(v_error, '[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"''<>]+', '<url>', 'g');
     end if;
     if v_error ~ '[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-' then
-        v_error := regexp_replace(v_error, '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}', '<id>', 'g');
+        v_error := regexp_replace(v_error,
+            '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}', '<id>', 'g');
     end if;
     if strpos(v_error, '/') > 0 or strpos(v_error, '\') > 0 then
-        -- Two parts at least: and/or is no path.
+        -- At least two separators, or one at the start of a word: and/or is not a path.
         v_error := regexp_replace(v_error,
-            '(?:[a-zA-Z]:[\\/]|\.{0,2}/)[^\s"''<>:,;()]*[\\/][^\s"''<>:,;()]*|(?<=[\s"''(=]|^)/[^\s"''<>:,;()/]+', '<path>', 'g');
+            '(?:[a-zA-Z]:[\\/]|\.{0,2}/)[^\s"''<>:,;()]*[\\/][^\s"''<>:,;()]*'
+            '|(?<=[\s"''(=]|^)/[^\s"''<>:,;()/]+', '<path>', 'g');
     end if;
     if v_error ~ '0x|[0-9a-fA-F]{8}' then
         v_error := regexp_replace(v_error, '\m(?:0x[0-9a-fA-F]+|(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,})\M', '<id>', 'g');
@@ -150,7 +168,8 @@ begin
 end;
 $$;
 comment on function krai_private.error_pattern(text) is
-'An error without what differs from one failure to the next: urls, ids, paths and digits become <url>, <id>, <path> and <n>; at most 500 characters.';
+'An error without the parts that vary between failures of one kind; at most 500 characters.
+URLs, ids, paths and numbers become <url>, <id>, <path> and <n>.';
 
 create or replace function krai_private.error_fingerprint(p_error text) returns bigint
 language plpgsql immutable parallel safe
@@ -160,7 +179,8 @@ begin
     return hashtextextended(krai_private.error_pattern(p_error), 0);
 end;
 $$;
-comment on function krai_private.error_fingerprint(text) is 'The same number for errors of one kind: a hash of error_pattern.';
+comment on function krai_private.error_fingerprint(text) is
+'A number that is the same for all errors of one kind: a hash of error_pattern.';
 
 create or replace function krai_private.repaired_stage(p_stage jsonb) returns jsonb
 language plpgsql stable
@@ -182,9 +202,10 @@ begin
     elsif jsonb_typeof(p_stage) <> 'object' then
         return v_stage || jsonb_build_object('metadata', jsonb_build_object('v1', p_stage));
     elsif p_stage ->> 'status' is distinct from v_state and p_stage -> 'status' <> 'null' then
-        -- A status of another system: nobody owns such a run, and its times belong to a run that we do not know.
+        -- The status of another system: nobody owns such a run, and its times belong to a run that we know nothing of.
         v_odd := true;
-        v_stage := v_stage || (p_stage - array['status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata']);
+        v_stage := v_stage || (p_stage - array[
+            'status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata']);
     else
         v_stage := v_stage || p_stage || jsonb_build_object('status', v_state);
         foreach v_key in array array['started_at', 'completed_at'] loop
@@ -215,8 +236,8 @@ begin
         v_stage := v_stage || '{"metadata": {}}';
     end if;
     if v_odd then
-        -- An original that is there already takes the further one in, key by key: repeated odd edits lose nothing and do
-        -- not pile up.
+        -- If an original is kept already, the new one is merged into it key by key: repeated malformed edits lose
+        -- nothing and do not pile up.
         v_value := v_stage #> '{metadata,v1}';
         v_stage := jsonb_set(v_stage, '{metadata,v1}', case
             when v_value is null then p_stage
@@ -227,7 +248,8 @@ begin
 end;
 $$;
 comment on function krai_private.repaired_stage(jsonb) is
-'A stored stage in the shape of the seven keys. Sound values come back as they are; where something had no place in the shape, the original is kept in metadata.v1.';
+'A stored stage in the shape of the seven keys.
+A sound value is returned unchanged; if something did not fit, the original is kept in metadata.v1.';
 
 create or replace function krai_private.repaired_stages(p_stage_status jsonb) returns jsonb
 language plpgsql stable
@@ -250,10 +272,11 @@ begin
 end;
 $$;
 comment on function krai_private.repaired_stages(jsonb) is
-'stage_status with every enabled stage in the shape of the seven keys; unknown keys stay; a root that is no object is kept in metadata.v1 of the first stage.';
+'stage_status with every enabled stage in the shape of the seven keys.
+Unknown keys stay; a root that is not an object is kept in metadata.v1 of the first stage.';
 
--- Several times cheaper than to repair and compare; a test holds it against repaired_stages on generated values. Every value is
--- asked for its type first, because a jsonpath in lax mode takes an array for its elements.
+-- Several times cheaper than repairing and comparing; a test checks it against repaired_stages on generated values. The
+-- type of each value is tested first, because lax jsonpath unwraps arrays.
 create or replace function krai_private.is_sound(p_stage_status jsonb) returns boolean
 language plpgsql stable
 set search_path = ''
@@ -263,7 +286,7 @@ begin
         select from krai_core.stages s
         cross join lateral (select p_stage_status -> s.name as stage offset 0) x
         where (s.enabled or p_stage_status ? s.name)
-          -- Most stages of most documents, and the cheapest question.
+          -- The cheapest test first: it settles most stages of most documents.
           and x.stage is distinct from krai_private.pending_stage()
           and not coalesce(x.stage @@ '
             $.type() == "object"
@@ -271,35 +294,50 @@ begin
                 || $.status == "completed" || $.status == "failed" || $.status == "skipped")
             && $.metadata.type() == "object"
             && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100
-            && ($.duration_seconds.type() == "null" || ($.duration_seconds.type() == "number" && $.duration_seconds >= 0))
+            && ($.duration_seconds.type() == "null"
+                || ($.duration_seconds.type() == "number" && $.duration_seconds >= 0))
             && ($.error.type() == "null" || $.error.type() == "string")
-            && ($.started_at.type() == "null" || ($.started_at.type() == "string" && !($.started_at starts with "0000")
-                && exists($.started_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))
-            && ($.completed_at.type() == "null" || ($.completed_at.type() == "string" && !($.completed_at starts with "0000")
-                && exists($.completed_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))'
-            -- datetime() sees that there is such a day; that each part has all its digits is seen here.
-            and coalesce(translate(x.stage ->> 'started_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true)
-            and coalesce(translate(x.stage ->> 'completed_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true), false)
+            && ($.started_at.type() == "null"
+                || ($.started_at.type() == "string" && !($.started_at starts with "0000")
+                    && exists($.started_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))
+            && ($.completed_at.type() == "null"
+                || ($.completed_at.type() == "string" && !($.completed_at starts with "0000")
+                    && exists($.completed_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))'
+            -- datetime() checks that the date exists; this checks that each part has all its digits.
+            and coalesce(
+                translate(x.stage ->> 'started_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true)
+            and coalesce(
+                translate(x.stage ->> 'completed_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true),
+            false)
     ), false);
 end;
 $$;
 comment on function krai_private.is_sound(jsonb) is
-'True when every enabled stage is there and every stage has the seven keys in their types: then repaired_stages has nothing to do.';
+'True if every enabled stage is present and every stage has the seven keys with the right types.
+repaired_stages then has nothing to do.';
 
 create or replace function krai_private.started_stage(p_stage jsonb, p_now timestamptz) returns jsonb
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    -- What stands on a pending stage is of no run: it was put there by hand, or by the repair, and stays.
+    -- The contents of a pending stage belong to no run: they were put there by hand or by the repair, and stay.
     return case when p_stage ->> 'status' = 'pending' then p_stage else krai_private.pending_stage() end
         || jsonb_build_object('status', 'processing', 'started_at', krai_private.iso_time(p_now),
             'completed_at', null, 'duration_seconds', null, 'progress', 0, 'error', null);
 end;
 $$;
-comment on function krai_private.started_stage(jsonb, timestamptz) is 'A stage, in the shape of the seven keys, as a new run begins.';
+comment on function krai_private.started_stage(jsonb, timestamptz) is
+'A stage, in the shape of the seven keys, as a new run starts.';
 
-create or replace function krai_private.closed_stage(p_stage jsonb, p_to text, p_error text, p_metadata jsonb, p_started_at timestamptz, p_now timestamptz)
+create or replace function krai_private.closed_stage(
+    p_stage jsonb,
+    p_to text,
+    p_error text,
+    p_metadata jsonb,
+    p_started_at timestamptz,
+    p_now timestamptz
+)
 returns jsonb
 language plpgsql immutable parallel safe
 set search_path = ''
@@ -309,7 +347,7 @@ begin
         'status', p_to,
         'started_at', krai_private.iso_time(p_started_at),
         'completed_at', krai_private.iso_time(p_now),
-        -- A clock that was set back gives no negative duration.
+        -- No negative duration if the clock was set back.
         'duration_seconds', case when p_to <> 'skipped' and p_started_at is not null
             then trim_scale(round(greatest(extract(epoch from p_now - p_started_at), 0), 6)) end,
         'progress', case p_to when 'completed' then to_jsonb(100) else p_stage -> 'progress' end,
@@ -325,21 +363,29 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    return jsonb_build_object('reason', case when p_reason ~ '\S' then left(p_reason, 4000) else 'Not applicable' end);
+    return jsonb_build_object('reason',
+        case when p_reason ~ '\S' then left(p_reason, 4000) else 'Not applicable' end);
 end;
 $$;
-comment on function krai_private.skip_metadata(text) is 'What a skipped stage says of itself: {"reason": text}.';
+comment on function krai_private.skip_metadata(text) is
+'Metadata of a skipped stage: {"reason": text}; "Not applicable" for null or blank; at most 4000 characters.';
 
 create or replace function krai_private.archived_stages(p_stage_status jsonb) returns jsonb
 language sql stable
 set search_path = ''
 as $$
     select p_stage_status || coalesce(jsonb_object_agg(s.name,
-        p_stage_status -> s.name || krai_private.pending_stage() || jsonb_build_object('status', 'completed', 'progress', 100,
-            'metadata', jsonb_build_object('v1', case p_stage_status -> s.name when krai_private.pending_stage()
-                then '"completed"' else p_stage_status -> s.name end) || (p_stage_status -> s.name -> 'metadata'))), '{}')
+        p_stage_status -> s.name || krai_private.pending_stage() || jsonb_build_object(
+            'status', 'completed',
+            'progress', 100,
+            'metadata', jsonb_build_object('v1',
+                case p_stage_status -> s.name when krai_private.pending_stage() then '"completed"'
+                    else p_stage_status -> s.name end)
+                || (p_stage_status -> s.name -> 'metadata'))), '{}')
     from krai_core.stages s
     where krai_private.stage_state(p_stage_status -> s.name) = 'pending' and p_stage_status ? s.name
 $$;
 comment on function krai_private.archived_stages(jsonb) is
-'A sound stage_status with every pending stage completed, times and duration null: for documents that were finished before stages were tracked. What such a stage held, or that there was nothing, is kept in metadata.v1.';
+'A sound stage_status with every pending stage completed, times and duration null.
+For documents that finished before stages were tracked. The contents of such a stage, or the string "completed" if it
+had none, are kept in metadata.v1.';

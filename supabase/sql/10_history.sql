@@ -1,22 +1,24 @@
--- Per-stage document tracking: the runs of a stage, as the writers see them. Private helpers.
+-- History: the runs of a stage, as the writers see them.
 --
---   held_run         the run that a call may act on, by its claim id or without one
---   archive_last_run    before a stage begins anew: what the column knows of the last run goes into the history
---   begin_run         makes the one open run of a stage a running one
---   next_attempt, retry_at     how attempts count, and when a failed one is tried again
---   short_error, full_error    an error, as the column and the history hold it
---   error_pattern, error_fingerprint    what errors of one kind have in common
+--   held_run                 the run that a call may act on, with or without a claim id
+--   next_attempt, retry_at   how attempts count, and when a failed stage is retried
+--   archive_last_run         before a stage starts again: moves what the column knows of the last run into the history
+--   archive_failed_runs      the same for many failed stages that are claimed again
+--   begin_run                makes the one open run of a stage a running one
+--   state_of_run             the state of a stage that rests on a closed run
+--   adopt_runs, adopt_closed_runs   runs for stages that somebody else wrote to the column
 --
 -- Rules
---   * A claim id opens a given stage of a document once, and acts on that run alone. Closed by its own holder, it answers
---     as the first time; closed by anybody else, it is lease_lost, after a pause of any length.
---   * Attempts count up from 1 over failed and lost runs, and begin again after a success, a skip, a cancelled run, a retry
---     and a reset. A run that was given back (released) does not count.
---   * A stage that is completed, failed or skipped stands on one closed run, which is_current marks.
---   * stage_runs holds what the column forgets: error, times, progress, metadata, and keys beside the seven.
--- `order by r.id + 0 desc limit 1` for the last run of a stage, here and later: by the bare id, a planner that believes the
--- table small would walk down its primary key.
--- Lock order: the callers have the document, these lock rows of stage_runs.
+--   * A claim id opens a given stage of a document once, and acts on that run alone. If its own holder closed the run,
+--     a repeated call gets the same answer as the first; if anybody else closed it, the call raises lease_lost, no
+--     matter how much later it comes.
+--   * Attempts count up from 1 over failed and lost runs, and start again after a success, a skip, a cancelled run, a
+--     retry and a reset. A released run does not count.
+--   * A stage that is completed, failed or skipped rests on exactly one closed run, the one with is_current.
+--   * stage_runs keeps what the column forgets: error, times, progress, metadata, and keys beyond the seven.
+--   * The last run of a stage, here and in later files, is `order by r.id + 0 desc limit 1`: with the bare id, a
+--     planner that believes the table is small would walk down its primary key.
+-- Lock order: callers hold the lock on the document; these functions lock rows of stage_runs.
 
 create or replace function krai_private.held_run(p_call text, p_document_id uuid, p_stage_name text, p_claim_id uuid)
 returns krai_core.stage_runs
@@ -31,7 +33,7 @@ begin
         where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'running';
         return v_run;
     end if;
-    -- `is true`, here and later: not looked up by the claim id, which a whole batch shares.
+    -- `is true`, here and in later files, keeps the planner off the index on claim_id: a whole batch shares one id.
     select * into v_run from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
     if v_run.id is null or (v_run.status <> 'running' and not v_run.closed_by_holder) then
@@ -47,9 +49,12 @@ begin
 end;
 $$;
 comment on function krai_private.held_run(text, uuid, text, uuid) is
-'The run that a call acts on. Without claim id: the running one, or a row of nulls. With it: the run that carries it, running or closed by its own holder; anything else raises PT409 lease_lost.';
+'The run that a call acts on.
+Without a claim id: the running one, or a row of nulls. With one: the run that carries it, if it is running or was
+closed by its own holder; anything else raises PT409 lease_lost.';
 
-create or replace function krai_private.next_attempt(p_status text, p_attempt integer, p_reset_at timestamptz) returns integer
+create or replace function krai_private.next_attempt(p_status text, p_attempt integer, p_reset_at timestamptz)
+returns integer
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
@@ -62,10 +67,12 @@ begin
 end;
 $$;
 comment on function krai_private.next_attempt(text, integer, timestamptz) is
-'Number of the attempt after a closed run of that status, attempt and reset_at; null: there was none.';
+'Number of the attempt that follows a closed run with this status, attempt and reset_at.
+p_status: null if there was no run before.';
 
--- Between half and all of the wait, so that what failed together does not come back together.
-create or replace function krai_private.retry_at(p_stage_name text, p_attempt integer, p_now timestamptz) returns timestamptz
+-- Jitter between half and all of the wait, so that stages that failed together are not retried together.
+create or replace function krai_private.retry_at(p_stage_name text, p_attempt integer, p_now timestamptz)
+returns timestamptz
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -80,9 +87,17 @@ begin
 end;
 $$;
 comment on function krai_private.retry_at(text, integer, timestamptz) is
-'When a stage that failed in this attempt is tried again: after backoff_seconds doubled for each attempt, at most backoff_max_seconds, with jitter; null when no attempt is left.';
+'When a stage that failed in this attempt is retried automatically; null if no attempt is left.
+The wait is backoff_seconds, doubled for each attempt, at most backoff_max_seconds, with jitter.
+Raises 22023 unknown_stage.';
 
-create or replace function krai_private.archive_last_run(p_document_id uuid, p_stage_name text, p_stage jsonb, p_actor text default null, p_reset boolean default false)
+create or replace function krai_private.archive_last_run(
+    p_document_id uuid,
+    p_stage_name text,
+    p_stage jsonb,
+    p_actor text default null,
+    p_reset boolean default false
+)
 returns integer
 language plpgsql volatile
 set search_path = ''
@@ -91,17 +106,22 @@ declare
     v_last krai_core.stage_runs;
     v_status text := p_stage ->> 'status';
     v_started_at timestamptz;
-    v_further jsonb := p_stage - array['status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata'];
+    v_further jsonb := p_stage - array[
+        'status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata'];
 begin
     select * into v_last from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status <> 'ready'
     order by r.id + 0 desc limit 1;
     if v_last.id is null and v_status <> 'pending' then
-        -- A run from before there was a history: what the column still knows of it becomes its row.
+        -- A run older than the history: its row is built from what the column still knows.
         v_started_at := krai_private.time_or_null(p_stage ->> 'started_at');
-        insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, error, error_fingerprint)
-        values (p_document_id, p_stage_name, case v_status when 'processing' then 'lost' else v_status end, v_started_at,
-                coalesce(krai_private.time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()), p_stage ->> 'error',
+        insert into krai_core.stage_runs
+            (document_id, stage_name, status, started_at, finished_at, error, error_fingerprint)
+        values (p_document_id, p_stage_name,
+                case v_status when 'processing' then 'lost' else v_status end,
+                v_started_at,
+                coalesce(krai_private.time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()),
+                p_stage ->> 'error',
                 case when v_status = 'failed' then krai_private.error_fingerprint(p_stage ->> 'error') end)
         returning * into v_last;
     end if;
@@ -110,7 +130,9 @@ begin
     end if;
     if v_status <> 'pending' or p_reset then
         update krai_core.stage_runs r
-        set progress = case when v_status = 'pending' then r.progress else greatest(r.progress, (p_stage ->> 'progress')::numeric) end,
+        set progress = case
+                when v_status = 'pending' then r.progress
+                else greatest(r.progress, (p_stage ->> 'progress')::numeric) end,
             metadata = case when v_status = 'pending' then r.metadata else v_further || (p_stage -> 'metadata') end,
             is_current = false,
             reset_at = case when p_reset then clock_timestamp() else r.reset_at end,
@@ -121,9 +143,16 @@ begin
 end;
 $$;
 comment on function krai_private.archive_last_run(uuid, text, jsonb, text, boolean) is
-'Before a stage is started anew, retried or reset: keeps progress and metadata of what is in the column with the last run, and returns the number of the next attempt.';
+'Saves progress and metadata of the column with the last run of a stage, and returns the number of the next attempt.
+Called before a stage is started again, retried or reset. p_stage: the stored stage, in the shape of the seven keys.
+p_actor: who resets. p_reset: attempts start again at 1.';
 
-create or replace function krai_private.archive_failed_runs(p_stage_name text, p_document_ids uuid[], p_stages jsonb[]) returns void
+create or replace function krai_private.archive_failed_runs(
+    p_stage_name text,
+    p_document_ids uuid[],
+    p_stages jsonb[]
+)
+returns void
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -134,18 +163,30 @@ set jit = off
 as $$
 begin
     update krai_core.stage_runs r
-    set progress = greatest(r.progress, krai_private.progress_of(f.stage)), metadata = f.stage -> 'metadata', is_current = false
+    set progress = greatest(r.progress, krai_private.progress_of(f.stage)),
+        metadata = f.stage -> 'metadata',
+        is_current = false
     from unnest(p_document_ids, p_stages) as f (document_id, stage)
     where r.id = any (array(
         select last.id from krai_core.stage_runs last
-        where last.document_id = f.document_id and last.stage_name = p_stage_name and last.status not in ('ready', 'running')
+        where last.document_id = f.document_id and last.stage_name = p_stage_name
+          and last.status not in ('ready', 'running')
         order by last.id + 0 desc limit 1));
 end;
 $$;
 comment on function krai_private.archive_failed_runs(text, uuid[], jsonb[]) is
-'As failed stages are claimed again: what their attempts had left in the column goes into the history. p_stages: the stored stages as they were.';
+'Saves progress and metadata of failed stages with their last runs, as the stages are claimed again.
+p_document_ids, p_stages: parallel arrays; p_stages holds the stored stages as they were before the claim.';
 
-create or replace function krai_private.begin_run(p_document_id uuid, p_stage_name text, p_attempt integer, p_claim_id uuid, p_worker text, p_lease_seconds numeric, p_now timestamptz)
+create or replace function krai_private.begin_run(
+    p_document_id uuid,
+    p_stage_name text,
+    p_attempt integer,
+    p_claim_id uuid,
+    p_worker text,
+    p_lease_seconds numeric,
+    p_now timestamptz
+)
 returns timestamptz
 language plpgsql volatile
 set search_path = ''
@@ -153,22 +194,27 @@ as $$
 declare
     v_ready_at timestamptz;
 begin
-    -- A ready run becomes the running one, so that its priority and its wait stay with it.
+    -- A ready run becomes the running one, so that it keeps its priority and its wait.
     update krai_core.stage_runs r
-    set status = 'running', attempt = p_attempt, retry_at = null, claim_id = p_claim_id, opens_claim = p_claim_id is not null, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
-        lease_seconds = p_lease_seconds, lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
+    set status = 'running', attempt = p_attempt, retry_at = null,
+        claim_id = p_claim_id, opens_claim = p_claim_id is not null, worker = p_worker,
+        started_at = p_now, heartbeat_at = p_now,
+        lease_seconds = p_lease_seconds,
+        lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
     where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'ready'
     returning r.available_at into v_ready_at;
     if not found then
         insert into krai_core.stage_runs
-            (document_id, stage_name, status, attempt, claim_id, opens_claim, worker, started_at, heartbeat_at, lease_seconds, lease_expires_at)
-        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_claim_id is not null, p_worker, p_now, p_now, p_lease_seconds,
-                p_now + make_interval(secs => p_lease_seconds::double precision));
+            (document_id, stage_name, status, attempt, claim_id, opens_claim, worker, started_at, heartbeat_at,
+             lease_seconds, lease_expires_at)
+        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_claim_id is not null, p_worker,
+                p_now, p_now, p_lease_seconds, p_now + make_interval(secs => p_lease_seconds::double precision));
     end if;
     return v_ready_at;
 end;
 $$;
-comment on function krai_private.begin_run(uuid, text, integer, uuid, text, numeric, timestamptz) is 'Makes the one open run of a stage a running one. Returns since when it was due, null if it was not ready.';
+comment on function krai_private.begin_run(uuid, text, integer, uuid, text, numeric, timestamptz) is
+'Makes the one open run of a stage a running one. Returns since when it was due; null if it was not ready.';
 
 create or replace function krai_private.state_of_run(p_status text) returns text
 language plpgsql immutable parallel safe
@@ -178,7 +224,9 @@ begin
     return case p_status when 'lost' then 'failed' when 'cancelled' then 'skipped' else p_status end;
 end;
 $$;
-comment on function krai_private.state_of_run(text) is 'The state of a stage that stands on a closed run of that status: completed, failed (failed, lost) or skipped (skipped, cancelled).';
+comment on function krai_private.state_of_run(text) is
+'The state of a stage that rests on a closed run with this status.
+completed for completed, failed for failed and lost, skipped for skipped and cancelled.';
 
 create or replace function krai_private.adopt_runs(p_document_ids uuid[]) returns integer
 language plpgsql volatile
@@ -195,12 +243,17 @@ declare
 begin
     delete from krai_core.stage_runs r
     using krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.open_stage is not null and r.status = 'ready'
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id])
+      and r.open_stage is not null and r.status = 'ready'
       and d.stage_status -> r.stage_name ->> 'status' = 'processing';
-    insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, heartbeat_at, lease_seconds, lease_expires_at)
+    insert into krai_core.stage_runs
+        (document_id, stage_name, status, attempt, started_at, heartbeat_at, lease_seconds, lease_expires_at)
     select x.document_id, x.name, 'running',
-        coalesce((select krai_private.next_attempt(last.status, last.attempt, last.reset_at) from krai_core.stage_runs last
-                  where last.document_id = x.document_id and last.stage_name = x.name order by last.id + 0 desc limit 1), 1),
+        coalesce((
+            select krai_private.next_attempt(last.status, last.attempt, last.reset_at)
+            from krai_core.stage_runs last
+            where last.document_id = x.document_id and last.stage_name = x.name
+            order by last.id + 0 desc limit 1), 1),
         x.began, x.began, x.lease, x.began + make_interval(secs => x.lease)
     from (
         select d.id as document_id, s.name, greatest(s.lease_seconds, 3600) as lease,
@@ -215,7 +268,10 @@ begin
 end;
 $$;
 comment on function krai_private.adopt_runs(uuid[]) is
-'Stages that are processing without a run, because somebody wrote the column, get one without claim id, with the lease that a plain start gives, from the started_at that they show: so they come back when nobody ends them. Then adopt_closed_runs. Returns how many. The documents must be locked by the caller.';
+'Opens a running run for each stage that is processing without one, because somebody wrote the column directly.
+The run has no claim id and the lease of a plain start, counted from the started_at of the stage, so that the stage
+returns to the queue if nobody ends it. Then calls adopt_closed_runs. Returns how many runs either of them adopted or
+superseded. The caller must have locked the documents.';
 
 create or replace function krai_private.adopt_closed_runs(p_document_ids uuid[]) returns integer
 language plpgsql volatile
@@ -233,15 +289,22 @@ declare
 begin
     update krai_core.stage_runs r
     set is_current = false,
-        -- Taken back by hand, as by reset_stage.
-        reset_at = case when r.reset_at is null and (
-            select krai_private.stage_state(d.stage_status -> r.stage_name) from krai_core.documents d where d.id = r.document_id) = 'pending' then v_now else r.reset_at end
+        -- Set back to pending by hand: counts as a reset, like reset_stage.
+        reset_at = case
+            when r.reset_at is null and (
+                select krai_private.stage_state(d.stage_status -> r.stage_name)
+                from krai_core.documents d where d.id = r.document_id) = 'pending'
+                then v_now
+            else r.reset_at end
     where r.document_id = any (p_document_ids) and r.is_current and not exists (
         select from krai_private.current_stages c
-        where c.document_id = any (array[r.document_id]) and c.stage_name = any (array[r.stage_name]) and c.state = krai_private.state_of_run(r.status));
+        where c.document_id = any (array[r.document_id]) and c.stage_name = any (array[r.stage_name])
+          and c.state = krai_private.state_of_run(r.status));
     get diagnostics v_superseded = row_count;
-    insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, is_current, error, error_fingerprint)
-    select c.document_id, c.stage_name, c.state, x.started_at, coalesce(x.finished_at, x.started_at, v_now), true, left(x.error, 65536),
+    insert into krai_core.stage_runs
+        (document_id, stage_name, status, started_at, finished_at, is_current, error, error_fingerprint)
+    select c.document_id, c.stage_name, c.state, x.started_at, coalesce(x.finished_at, x.started_at, v_now), true,
+        left(x.error, 65536),
         case when c.state = 'failed' then krai_private.error_fingerprint(x.error) end
     from krai_private.current_stages c
     cross join lateral (
@@ -250,11 +313,14 @@ begin
             d.stage_status -> c.stage_name ->> 'error' as error
         from krai_core.documents d where d.id = c.document_id offset 0) x
     where c.document_id = any (p_document_ids) and not exists (
-        -- `offset 0`: no join, which a planner that believes the table empty would make of all of it.
-        select from krai_core.stage_runs r where r.document_id = c.document_id and r.stage_name = c.stage_name and r.is_current offset 0);
+        -- `offset 0` prevents a join: a planner that believes the table is empty would join all of it.
+        select from krai_core.stage_runs r
+        where r.document_id = c.document_id and r.stage_name = c.stage_name and r.is_current offset 0);
     get diagnostics v_adopted = row_count;
     return v_superseded + v_adopted;
 end;
 $$;
 comment on function krai_private.adopt_closed_runs(uuid[]) is
-'Stages that are completed, failed or skipped without a current run, because somebody wrote the column or they are older than the history, get one of what the column knows; runs that their stage stands on no longer are current no more. Returns how many of both. The documents must be locked by the caller.';
+'Adds the current run that a completed, failed or skipped stage lacks, and supersedes runs that no stage rests on.
+A run is missing if somebody wrote the column directly, or if the stage is older than the history; it is built from what
+the column knows. Returns how many runs it added and superseded. The caller must have locked the documents.';
