@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processors_v2._errors import ConfigurationError
-from processors_v2._install.folders import reported
+from processors_v2._install.folders import check_folder, content_of
 from processors_v2._local.project import migration_files, migrations_folder
 
 _VERSION = re.compile(r"(\d+)_(.+)\.sql")
@@ -62,8 +62,9 @@ def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
             since the rest may build on it.
 
     Raises:
-        ConfigurationError: A name there sorts behind every time.
+        ConfigurationError: A name there sorts behind every time, or is that of no file.
     """
+    check_folder(folder)
     ours, theirs = _read(migrations_folder()), _read(folder)
     by_text = {one.text: one.name for one in theirs}
     # Those who copied the files by hand kept their names.
@@ -89,12 +90,11 @@ def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
 
 def _read(folder: Path) -> list[Migration]:
     found = []
-    with reported():
-        for path in migration_files(folder):
-            match = _VERSION.fullmatch(path.name)
-            title = match[2] if match else path.stem
-            text = path.read_bytes().replace(b"\r\n", b"\n")
-            found.append(Migration(path.name, title.removeprefix(PREFIX), title.startswith(PREFIX), text))
+    for path in migration_files(folder):
+        match = _VERSION.fullmatch(path.name)
+        title = match[2] if match else path.stem
+        text = (content_of(path) or b"").replace(b"\r\n", b"\n")
+        found.append(Migration(path.name, title.removeprefix(PREFIX), title.startswith(PREFIX), text))
     return found
 
 
