@@ -155,6 +155,14 @@ def test_an_environment_that_does_not_do_is_refused(
     assert "sb_secret_x" not in str(caught.value)
 
 
+def test_a_key_is_not_sent_to_the_url_of_another_place(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tokens of callers would go there too, so the server does not start, and names both places."""
+    (tmp_path / ".env").write_text(f"SUPABASE_URL={URL}\n", encoding="utf-8")
+    clean.setenv("SUPABASE_ANON_KEY", "sb_publishable_x")
+    with pytest.raises(ConfigurationError, match=r"SUPABASE_URL comes from .*\.env and SUPABASE_ANON_KEY from the env"):
+        asyncio.run(start_and_stop())
+
+
 async def start_and_stop() -> None:
     """What a server does with an application."""
     async with app.router.lifespan_context(app):
