@@ -79,7 +79,8 @@ class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncMonitoring, AsyncWatching
             **options: As for AsyncStageTracker, without the client.
 
         Raises:
-            ConfigurationError: A variable is missing, or the key is an anon or publishable one.
+            ConfigurationError: A variable is missing, URL and key are of two places, the key is an anon or publishable
+                one, or the file cannot be read.
         """
         url, key = _settings.project_from_env()
         return cls(await acreate_client(url, key), **options)

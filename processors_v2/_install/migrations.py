@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processors_v2._errors import ConfigurationError
-from processors_v2._install.folders import reported
+from processors_v2._install.folders import check_folder, content_of
 from processors_v2._local.project import migration_files, newest_migrations
 
 _VERSION = re.compile(r"(\d+)_(.+)\.sql")
@@ -66,9 +66,11 @@ def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
             since what is there may build on it.
 
     Raises:
-        ConfigurationError: A name there sorts behind every time.
+        ConfigurationError: A name there sorts behind every time, or is that of no file.
     """
-    ours, theirs = [_read(path) for path in newest_migrations()], _read_all(folder)
+    check_folder(folder)
+    ours = [_read(path) for path in newest_migrations()]
+    theirs = [_read(path) for path in migration_files(folder)]
     by_text = {one.text: one.name for one in theirs}
     topics = {one.topic for one in ours}
     missing = [one for one in ours if one.text not in by_text]
@@ -90,14 +92,9 @@ def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
     )
 
 
-def _read_all(folder: Path) -> list[Migration]:
-    with reported():
-        return [_read(path) for path in migration_files(folder)]
-
-
 def _read(path: Path) -> Migration:
     match = _VERSION.fullmatch(path.name)
-    return Migration(path.name, match[2] if match else path.stem, path.read_bytes().replace(b"\r\n", b"\n"))
+    return Migration(path.name, match[2] if match else path.stem, (content_of(path) or b"").replace(b"\r\n", b"\n"))
 
 
 def _times(theirs: list[Migration], now: dt.datetime, count: int) -> tuple[list[str], dt.datetime]:

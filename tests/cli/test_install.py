@@ -2,7 +2,9 @@
 
 import datetime as dt
 import json
+import os
 import shutil
+import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -333,3 +335,184 @@ def test_the_plan_of_our_own_clone_is_empty() -> None:
     """In a clone of this project everything is there already, under the names that it has here."""
     plan = migrations.make_plan(migrations_folder(), dt.datetime.now(dt.UTC), update=False)
     assert (plan.present, plan.changed, plan.added) == ([path.name for path in OURS], [], [])
+
+
+@pytest.fixture
+def settings(project: Path) -> Path:
+    """The config.toml of the project."""
+    return project / "supabase" / "config.toml"
+
+
+def refused(run: Callable[..., Any], project: Path, *said: str) -> None:
+    """Init ends with a sentence that says all of these, and has changed nothing."""
+    before = state_of(project)
+    done = run("init", "--functions")
+    assert (done.code, done.out, "Traceback" in done.err) == (5, "", False)
+    assert [one for one in said if one not in done.err] == [], done.err
+    assert state_of(project) == before
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o640, 0o444])
+def test_a_file_keeps_its_mode(init: Init, settings: Path, mode: int) -> None:
+    """Who may read config.toml, which may hold secrets, is for its owner to say."""
+    settings.chmod(mode)
+    assert init()["config"] == "changed"
+    assert oct(settings.stat().st_mode & 0o7777) == oct(mode)
+
+
+def test_new_files_have_the_mode_of_every_new_file(init: Init, folder: Path) -> None:
+    """They are as readable as what the user makes by any other program."""
+    (folder / "other").touch()
+    usual = (folder / "other").stat().st_mode
+    init("--functions")
+    assert {path.stat().st_mode for path in (folder / "supabase").rglob("*") if path.is_file()} == {usual}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_keeps_its_owner(init: Init, settings: Path) -> None:
+    """Root changes a file of somebody else, who goes on owning it."""
+    os.chown(settings, 12345, 23456)
+    init()
+    assert (settings.stat().st_uid, settings.stat().st_gid) == (12345, 23456)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_the_settings_keep_every_byte(init: Init, settings: Path, mark: bytes, end: str) -> None:
+    """A byte order mark, the line ends and letters of all kinds stay; only krai_core comes in, and what is needed."""
+    text = (CONFIG + "# größe 🎈\n").replace("\n", end)
+    settings.write_bytes(mark + text.encode())
+    init("--functions")
+    after = settings.read_bytes()
+    assert after.startswith(mark)
+    lines = after.removeprefix(mark).decode().split(end)
+    assert [line for line in lines if "\n" in line or "\r" in line] == []
+    assert [line for line in lines if "krai_core" not in line][: text.count(end)] == text.split(end)[:-1]
+    loaded = tomllib.loads(after.removeprefix(mark).decode())
+    assert (loaded["api"]["schemas"][-1], loaded["functions"]["status"]) == ("krai_core", {"verify_jwt": False})
+
+
+@pytest.mark.parametrize("content", ["# größe\n".encode("latin-1"), CONFIG.encode("utf-16")], ids=["latin-1", "utf-16"])
+def test_settings_in_another_encoding_are_refused(
+    run: Callable[..., Any], project: Path, settings: Path, content: bytes
+) -> None:
+    """What is no UTF-8 would not come back as it was, so the line is named and nothing is changed."""
+    settings.write_bytes(content)
+    refused(run, project, "supabase/config.toml: line 1 is not UTF-8", "Save it as UTF-8")
+
+
+def test_a_symbolic_link_stays_one(init: Init, settings: Path) -> None:
+    """The file that it leads to is changed, with the mode that it has, and the link leads there still."""
+    target = settings.parents[1] / "shared.toml"
+    settings.rename(target)
+    target.chmod(0o600)
+    settings.symlink_to(Path("..", "shared.toml"))
+    assert init()["config"] == "changed"
+    assert settings.readlink() == Path("..", "shared.toml")
+    assert tomllib.loads(target.read_text())["api"]["schemas"] == ["public", "krai_core"]
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_with_two_names_keeps_both(init: Init, settings: Path) -> None:
+    """A hard link shows the change as well."""
+    other = settings.with_name("other.toml")
+    other.hardlink_to(settings)
+    init()
+    assert other.samefile(settings)
+    assert b"krai_core" in other.read_bytes()
+
+
+def test_nothing_is_written_through_a_prepared_link(init: Init, project: Path, settings: Path) -> None:
+    """A link of somebody else's, under a name that a program might use for a while, leads to a file that stays."""
+    victim = project / "victim"
+    victim.write_text("mine\n")
+    for name in (".config.toml.new", ".config.toml.tmp", "config.toml.new", "config.toml~"):
+        settings.with_name(name).symlink_to(victim)
+    init()
+    assert victim.read_text() == "mine\n"
+    assert {path.name for path in settings.parent.iterdir() if path.is_file() and not path.is_symlink()} == {
+        "config.toml"
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.toml",
+        "migrations/20250101000000_x.sql",
+        "functions/status/index.ts",
+    ],
+)
+@pytest.mark.parametrize("kind", ["a link to nothing", "a link to itself", "a folder"])
+def test_what_is_no_file_is_refused(
+    run: Callable[..., Any], project: Path, settings: Path, name: str, kind: str
+) -> None:
+    """Where a file belongs and something else has its name, that is named, before anything was changed."""
+    path = settings.parent / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if "itself" in kind else project / "not-there")
+    refused(run, project, f"supabase/{name} is ", "no file", "Move it away")
+    assert not (project / "not-there").exists()
+
+
+@pytest.mark.parametrize("name", ["supabase", "supabase/migrations", "supabase/functions", "supabase/functions/status"])
+@pytest.mark.parametrize("kind", ["a file", "a link to nothing"])
+def test_what_is_no_folder_is_refused(run: Callable[..., Any], folder: Path, name: str, kind: str) -> None:
+    """Where a folder belongs and something else has its name, that is named, before anything was changed."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "a file":
+        path.touch()
+    else:
+        path.symlink_to(folder / "not-there")
+    refused(run, folder, f"{path} is no folder", "Move it away")
+
+
+def test_folders_may_be_links(init: Init, project: Path) -> None:
+    """Migrations that live elsewhere get theirs there."""
+    folder = project / "supabase" / "migrations"
+    folder.rename(project / "elsewhere")
+    folder.symlink_to(project / "elsewhere")
+    added = init()["migrations"]["added"]
+    assert folder.is_symlink()
+    assert len(list((project / "elsewhere").iterdir())) == len(added) + 1
+
+
+def test_sql_keeps_what_it_writes_to(run: Callable[..., Any], folder: Path) -> None:
+    """--output into a file that is there keeps its mode and its link."""
+    (folder / "kept.sql").touch(0o600)
+    (folder / "link.sql").symlink_to("kept.sql")
+    assert run("sql", "--output", "link.sql").code == 0
+    assert (folder / "link.sql").is_symlink()
+    assert ((folder / "kept.sql").stat().st_mode & 0o777, (folder / "kept.sql").read_text()[:2]) == (0o600, "--")
+
+
+def test_sql_goes_into_a_pipe(run: Callable[..., Any], folder: Path) -> None:
+    """--output into what is no file, such as a named pipe, is read at its other end."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert run("sql", "--output", "pipe").code == 0
+    reader.join(30)
+    assert read == [run("sql").out.encode()]
+
+
+def test_after_an_error_no_file_of_ours_is_left_over(
+    run: Callable[..., Any], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full leaves what was there, and nothing beside it."""
+    before = state_of(project)
+
+    def full(_: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(Path, "replace", full)
+    done = run("init")
+    assert (done.code, "No space left on device" in done.err) == (5, True)
+    assert state_of(project) == before
