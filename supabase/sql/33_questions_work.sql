@@ -202,7 +202,7 @@ begin
 end;
 $$;
 comment on function krai_core.get_stuck_stages(integer, numeric) is
-'Stages that are not getting anywhere: {"stalled": [...], "slow": [...], "starved": [...]}.
+'Stuck stages by kind: {"stalled": [...], "slow": [...], "starved": [...]}.
 stalled: running with an expired lease, the longest expired first. slow: alive, but running longer than 95 % of the
 completed runs of the stage, the longest running first. Both as rows of vw_running_stages, at most p_limit each.
 starved: {stage_name, oldest_ready_at, waiting_seconds, is_paused} of stages that have had a due run for
