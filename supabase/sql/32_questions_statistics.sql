@@ -1,17 +1,17 @@
--- Per-stage document tracking: the statistics of the stages.
+-- Statistics of the stages, and the durations that estimates are made from.
 --
---   vw_stage_statistics, get_stage_statistics     one row per stage: counts, durations, waits, throughput; the same as JSON
---   vw_stage_flow                                 what came, began and ended, hour by hour
---   histograms, quantile_us, remaining_us      durations by their buckets, for these and for the estimates
+--   get_stage_statistics     one JSON object per stage: counts, durations, waits, throughput
+--   stage_statistics         the rows of vw_stage_statistics (views: 50_questions_views)
+--   histograms, quantile_us, remaining_us    durations by bucket, for these and for the estimates
 --   flow_since, oldest_ready
 --
 -- Rules
---   * Nothing here reads documents: every figure is a sum that the writers keep (stage_counters, stage_flow, stage_deltas), or
---     the end of an index. The costs do not grow with the number of documents.
---   * Pending = documents minus all other states. A disabled stage is not shown.
+--   * Nothing here reads documents: every metric is a sum that the writers keep (stage_counters, stage_flow,
+--     stage_deltas) or the end of an index. The cost does not grow with the number of documents.
+--   * Pending = documents minus all other states. Disabled stages are not shown.
 --   * Quantiles are interpolated within a bucket of 19 % width.
---   * For service_role: others get 42501, not zeros and not the sums of other tenants.
--- Nothing here locks or writes.
+--   * For service_role: others get 42501, neither zeros nor the sums of other tenants.
+--   * Nothing here locks or writes.
 
 create or replace function krai_private.histograms(p_stages text[] default null)
 returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
@@ -29,12 +29,16 @@ begin
     return query
     select x.stage_name, max(x.upto), array_agg(x.bucket order by x.bucket), array_agg(x.upto order by x.bucket)
     from (
-        -- Of what stage_sums has, just this, and as floating point, which is exact for such counts and not made anew for each sum.
-        select k.stage_name, k.bucket::integer as bucket, sum(sum(k.timed)) over (partition by k.stage_name order by k.bucket) as upto
+        -- Reads only what it needs of stage_sums, as floating point: exact for such counts, and summed in place where
+        -- numeric allocates a new value for each sum.
+        select k.stage_name, k.bucket::integer as bucket,
+            sum(sum(k.timed)) over (partition by k.stage_name order by k.bucket) as upto
         from (
-            select c.stage_name, c.bucket, c.timed::double precision as timed from krai_core.stage_counters c where c.bucket >= 0 and (p_stages is null or c.stage_name = any (p_stages))
+            select c.stage_name, c.bucket, c.timed::double precision as timed from krai_core.stage_counters c
+            where c.bucket >= 0 and (p_stages is null or c.stage_name = any (p_stages))
             union all
-            select d.stage_name, d.bucket, d.timed from krai_core.stage_deltas d where d.timed <> 0 and d.bucket >= 0 and (p_stages is null or d.stage_name = any (p_stages))
+            select d.stage_name, d.bucket, d.timed from krai_core.stage_deltas d
+            where d.timed <> 0 and d.bucket >= 0 and (p_stages is null or d.stage_name = any (p_stages))
         ) k
         group by k.stage_name, k.bucket having sum(k.timed) > 0
     ) x
@@ -42,15 +46,20 @@ begin
 end;
 $$;
 comment on function krai_private.histograms(text[]) is
-'The durations of stages, null for all, by their buckets: how many there are, the buckets that hold any, and how many there are up to the end of each.';
+'Histograms of the durations of stages, null for all.
+Per stage: how many durations there are, the non-empty buckets, and the cumulative count up to the end of each.';
 
--- The bounds as a constant of the expression, here and below: as a variable they would be copied by each call.
-create or replace function krai_private.quantile_us(p_buckets integer[], p_upto double precision[], p_rank double precision) returns double precision
+-- Here and below bucket_bounds() is a constant of the expression: each call would copy a variable.
+create or replace function krai_private.quantile_us(
+    p_buckets integer[],
+    p_upto double precision[],
+    p_rank double precision
+) returns double precision
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-    -- A rank that a bucket meets exactly is the end of that bucket, not the begin of the next.
+    -- A rank that equals the cumulative count of a bucket is the end of that bucket, not the start of the next.
     v_place integer := least(width_bucket(p_rank - 0.000001, p_upto) + 1, cardinality(p_upto));
     v_before double precision := case v_place when 1 then 0 else p_upto[v_place - 1] end;
     v_share double precision := least(greatest((p_rank - v_before) / (p_upto[v_place] - v_before), 0), 1);
@@ -63,9 +72,14 @@ begin
 end;
 $$;
 comment on function krai_private.quantile_us(integer[], double precision[], double precision) is
-'The duration in microseconds below which so many (p_rank) of a histogram lie.';
+'The duration in microseconds that p_rank durations of a histogram stay below.';
 
-create or replace function krai_private.remaining_us(p_buckets integer[], p_upto double precision[], p_elapsed_us double precision, out o_p50 double precision, out o_p90 double precision)
+create or replace function krai_private.remaining_us(
+    p_buckets integer[],
+    p_upto double precision[],
+    p_elapsed_us double precision,
+    out o_p50 double precision,
+    out o_p90 double precision)
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
@@ -76,7 +90,7 @@ declare
     v_before double precision := case when v_place < 2 then 0 else p_upto[v_place - 1] end;
     v_passed double precision;
 begin
-    -- How many were shorter than what has passed already: those below its bucket, and a share of those in it.
+    -- How many were shorter than p_elapsed_us: all in the buckets below its bucket, and a share of those in it.
     v_passed := case
         when v_place = 0 then 0
         when p_buckets[v_place] < v_bucket then p_upto[v_place]
@@ -85,17 +99,30 @@ begin
         else v_before + (p_upto[v_place] - v_before)
             * least(ln(p_elapsed_us / (krai_private.bucket_bounds())[v_bucket]) / ln(1.189207115), 1) end;
     if v_total - v_passed > 0.5 or p_elapsed_us <= 0 then
-        o_p50 := greatest(krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.5) - p_elapsed_us, 0);
-        o_p90 := greatest(krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.9) - p_elapsed_us, 0);
+        o_p50 := greatest(
+            krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.5) - p_elapsed_us, 0);
+        o_p90 := greatest(
+            krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.9) - p_elapsed_us, 0);
     end if;
 end;
 $$;
 comment on function krai_private.remaining_us(integer[], double precision[], double precision) is
-'What is left of a run that has lasted p_elapsed_us, from those that lasted longer: median and 90 % quantile in microseconds; null when none did.';
+'What is left of a run after p_elapsed_us, in microseconds: median and 90 % quantile of the durations that were longer.
+Null when none was.';
 
 create or replace function krai_private.flow_since(p_since timestamptz)
-returns table (stage_name text, arrived numeric, started numeric, retried numeric, completed numeric, failed numeric, skipped numeric,
-               waited numeric, wait_us numeric, work_us numeric, first_hour timestamptz)
+returns table (
+    stage_name text,
+    arrived numeric,
+    started numeric,
+    retried numeric,
+    completed numeric,
+    failed numeric,
+    skipped numeric,
+    waited numeric,
+    wait_us numeric,
+    work_us numeric,
+    first_hour timestamptz)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -106,15 +133,18 @@ set jit = off
 as $$
 begin
     return query
-    select x.stage_name, sum(x.arrived), sum(x.started), sum(x.retried), sum(x.completed), sum(x.failed), sum(x.skipped),
-        sum(x.waited), sum(x.wait_us), sum(x.work_us), min(x.hour)
+    select x.stage_name, sum(x.arrived), sum(x.started), sum(x.retried),
+        sum(x.completed), sum(x.failed), sum(x.skipped), sum(x.waited), sum(x.wait_us), sum(x.work_us), min(x.hour)
     from (
-        select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
+        select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped,
+            f.waited, f.wait_us, f.work_us
         from (select s.name from krai_core.stages s union all select '') known
-        -- Stage by stage: each is a range of the key, however many years there are.
-        cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= p_since offset 0) f
+        -- Per stage, so that each is a range of the primary key, however many years there are.
+        cross join lateral (
+            select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= p_since offset 0) f
         union all
-        select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped, d.waited, d.wait_us, d.work_us
+        select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped,
+            d.waited, d.wait_us, d.work_us
         from krai_core.stage_deltas d
         where d.hour >= p_since and d.arrived + d.started + d.runs_completed + d.runs_failed + d.runs_skipped > 0
     ) x
@@ -122,7 +152,8 @@ begin
 end;
 $$;
 comment on function krai_private.flow_since(timestamptz) is
-'What came, began and ended in the hours from p_since on, per stage, and the first of these hours in which anything did; the empty name: documents that were inserted.';
+'What arrived, started and ended per stage in the hours from p_since on, and the first of these hours with any activity.
+The empty stage name counts the documents that were inserted.';
 
 create or replace function krai_private.oldest_ready(p_stage_name text) returns timestamptz
 language plpgsql stable
@@ -141,13 +172,15 @@ declare
     v_first timestamptz;
     v_oldest timestamptz;
 begin
-    -- Both ends of the queue in one statement: nearly always all of it has one priority.
+    -- Both ends of the queue in one statement: nearly always it has only one priority level.
     select first.priority, first.available_at, (
-        select r.priority from krai_core.stage_runs r where r.stage_name = p_stage_name and r.status = 'ready' order by r.priority limit 1)
+        select r.priority from krai_core.stage_runs r
+        where r.stage_name = p_stage_name and r.status = 'ready' order by r.priority limit 1)
     into v_level, v_oldest, v_lowest
     from krai_core.stage_runs first
-    where first.stage_name = p_stage_name and first.status = 'ready' order by first.priority desc, first.available_at, first.id limit 1;
-    -- The first of each level; beyond a hundred levels it is the oldest of those.
+    where first.stage_name = p_stage_name and first.status = 'ready'
+    order by first.priority desc, first.available_at, first.id limit 1;
+    -- Then the first run of each lower level; beyond a hundred levels the answer is the oldest of those.
     for i in 2..100 loop
         exit when v_level is null or v_level <= v_lowest;
         select r.priority, r.available_at into v_level, v_first from krai_core.stage_runs r
@@ -158,12 +191,26 @@ begin
     return case when v_oldest <= clock_timestamp() then v_oldest end;
 end;
 $$;
-comment on function krai_private.oldest_ready(text) is 'Since when the longest waiting run of a stage is due; null when none is.';
+comment on function krai_private.oldest_ready(text) is
+'When the longest waiting ready run of a stage became due; null when none is due.';
 
 create or replace function krai_private.stage_statistics()
-returns table (stage_name text, pending_count bigint, processing_count bigint, completed_count bigint, failed_count bigint, skipped_count bigint,
-               avg_duration_seconds numeric, timed_count bigint, p50_duration_seconds numeric, p95_duration_seconds numeric,
-               p99_duration_seconds numeric, avg_wait_seconds numeric, throughput_per_hour numeric, oldest_waiting_at timestamptz, workers_busy bigint)
+returns table (
+    stage_name text,
+    pending_count bigint,
+    processing_count bigint,
+    completed_count bigint,
+    failed_count bigint,
+    skipped_count bigint,
+    avg_duration_seconds numeric,
+    timed_count bigint,
+    p50_duration_seconds numeric,
+    p95_duration_seconds numeric,
+    p99_duration_seconds numeric,
+    avg_wait_seconds numeric,
+    throughput_per_hour numeric,
+    oldest_waiting_at timestamptz,
+    workers_busy bigint)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -181,32 +228,40 @@ declare
 begin
     return query
     with parts as materialized (
-        -- The deltas are read once for everything. Counts as floating point: see histograms.
-        select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed) as completed, sum(k.failed) as failed,
-            sum(k.skipped) as skipped, sum(k.timed) as timed, sum(k.duration_us) as duration_us, sum(k.waited) as waited, sum(k.wait_us) as wait_us,
+        -- Reads the deltas once for everything. Counts as floating point: see histograms.
+        select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing,
+            sum(k.completed) as completed, sum(k.failed) as failed, sum(k.skipped) as skipped, sum(k.timed) as timed,
+            sum(k.duration_us) as duration_us, sum(k.waited) as waited, sum(k.wait_us) as wait_us,
             sum(k.recent) as recent
         from (
-            select c.stage_name, c.bucket::integer as bucket, c.documents::double precision as documents, c.processing::double precision as processing,
-                c.completed::double precision as completed, c.failed::double precision as failed, c.skipped::double precision as skipped,
-                c.timed::double precision as timed, c.duration_us, 0::double precision as waited, 0::double precision as wait_us, 0::double precision as recent
+            select c.stage_name, c.bucket::integer as bucket, c.documents::double precision as documents,
+                c.processing::double precision as processing, c.completed::double precision as completed,
+                c.failed::double precision as failed, c.skipped::double precision as skipped,
+                c.timed::double precision as timed, c.duration_us, 0::double precision as waited,
+                0::double precision as wait_us, 0::double precision as recent
             from krai_core.stage_counters c
             union all
-            select d.stage_name, d.bucket, d.documents, d.processing, d.completed, d.failed, d.skipped, d.timed, d.duration_us,
+            select d.stage_name, d.bucket, d.documents, d.processing, d.completed, d.failed, d.skipped,
+                d.timed, d.duration_us,
                 case when d.hour >= v_day then d.waited else 0 end, case when d.hour >= v_day then d.wait_us else 0 end,
                 case when d.hour >= v_recent then d.runs_completed else 0 end
             from krai_core.stage_deltas d
             union all
-            select f.stage_name, -1, 0, 0, 0, 0, 0, 0, 0, f.waited, f.wait_us, case when f.hour >= v_recent then f.completed else 0 end
+            select f.stage_name, -1, 0, 0, 0, 0, 0, 0, 0, f.waited, f.wait_us,
+                case when f.hour >= v_recent then f.completed else 0 end
             from krai_core.stages known
-            -- Stage by stage: each is a range of the key, however many years there are.
-            cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_day offset 0) f
+            -- Per stage, so that each is a range of the primary key, however many years there are.
+            cross join lateral (
+                select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_day offset 0) f
         ) k
         group by k.stage_name, k.bucket
     ),
     sums as materialized (
-        select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing, sum(p.completed) as completed, sum(p.failed) as failed,
-            sum(p.skipped) as skipped, sum(p.timed) as timed, sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
-            sum(p.recent)::numeric as recent, array_agg(p.bucket order by p.bucket) filter (where p.timed > 0) as buckets,
+        select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing,
+            sum(p.completed) as completed, sum(p.failed) as failed, sum(p.skipped) as skipped, sum(p.timed) as timed,
+            sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
+            sum(p.recent)::numeric as recent,
+            array_agg(p.bucket order by p.bucket) filter (where p.timed > 0) as buckets,
             array_agg(p.upto order by p.bucket) filter (where p.timed > 0) as upto
         from (select p.*, sum(p.timed) over (partition by p.stage_name order by p.bucket) as upto from parts p) p
         group by p.stage_name
@@ -222,7 +277,8 @@ begin
     )
     select s.name,
         (coalesce(whole.documents, 0) - coalesce(k.processing + k.completed + k.failed + k.skipped, 0))::bigint,
-        coalesce(k.processing, 0)::bigint, coalesce(k.completed, 0)::bigint, coalesce(k.failed, 0)::bigint, coalesce(k.skipped, 0)::bigint,
+        coalesce(k.processing, 0)::bigint, coalesce(k.completed, 0)::bigint, coalesce(k.failed, 0)::bigint,
+        coalesce(k.skipped, 0)::bigint,
         k.duration_us / nullif(k.timed, 0)::bigint / 1000000, coalesce(k.timed, 0)::bigint,
         round((krai_private.quantile_us(k.buckets, k.upto, k.timed * 0.5) / 1e6)::numeric, 6),
         round((krai_private.quantile_us(k.buckets, k.upto, k.timed * 0.95) / 1e6)::numeric, 6),
@@ -238,7 +294,8 @@ begin
     order by s.position;
 end;
 $$;
-comment on function krai_private.stage_statistics() is 'The rows of vw_stage_statistics. A function, because its plan then lives as long as the session.';
+comment on function krai_private.stage_statistics() is
+'The rows of vw_stage_statistics; a function, so that its plan is kept for the session.';
 
 create or replace function krai_core.get_stage_statistics() returns jsonb
 language plpgsql stable
@@ -248,15 +305,20 @@ begin
     return jsonb_build_object(
         'timestamp', krai_private.iso_time(clock_timestamp()),
         'stages', coalesce((select jsonb_object_agg(v.stage_name, jsonb_build_object(
-            'pending', v.pending_count, 'processing', v.processing_count, 'completed', v.completed_count, 'failed', v.failed_count,
-            'skipped', v.skipped_count, 'avg_duration', trim_scale(round(v.avg_duration_seconds, 6)), 'timed', v.timed_count,
+            'pending', v.pending_count, 'processing', v.processing_count, 'completed', v.completed_count,
+            'failed', v.failed_count, 'skipped', v.skipped_count,
+            'avg_duration', trim_scale(round(v.avg_duration_seconds, 6)), 'timed', v.timed_count,
             'p50_duration', trim_scale(v.p50_duration_seconds), 'p95_duration', trim_scale(v.p95_duration_seconds),
             'p99_duration', trim_scale(v.p99_duration_seconds), 'avg_wait', trim_scale(v.avg_wait_seconds),
-            'throughput_per_hour', trim_scale(v.throughput_per_hour), 'oldest_waiting_at', krai_private.iso_time(v.oldest_waiting_at),
+            'throughput_per_hour', trim_scale(v.throughput_per_hour),
+            'oldest_waiting_at', krai_private.iso_time(v.oldest_waiting_at),
             'oldest_waiting', trim_scale(v.oldest_waiting_seconds), 'workers_busy', v.workers_busy))
             from krai_core.vw_stage_statistics v), '{}'));
 end;
 $$;
 comment on function krai_core.get_stage_statistics() is
-'Statistics per stage as one JSON object: {timestamp, stages: {"<stage>": {pending, processing, completed, failed, skipped, avg_duration, timed, p50_duration, p95_duration, p99_duration, avg_wait, throughput_per_hour, oldest_waiting_at, oldest_waiting, workers_busy}}}.
-Counts of documents; durations and waits in seconds, null where nothing was timed; each as the column of vw_stage_statistics tells. Times: ISO 8601, UTC. For service_role: others get 42501.';
+'Statistics of all enabled stages as one JSON object.
+Returns {timestamp, stages: {"<stage>": {pending, processing, completed, failed, skipped, avg_duration, timed,
+p50_duration, p95_duration, p99_duration, avg_wait, throughput_per_hour, oldest_waiting_at, oldest_waiting,
+workers_busy}}}. Counts of documents; durations and waits in seconds, null where nothing was timed; each as the column
+of vw_stage_statistics says. Times: ISO 8601, UTC. For service_role: others get 42501.';
