@@ -6,20 +6,32 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 
 -- ======== 01_preflight ========
--- Preflight: what the database must be like. Nothing here writes.
+-- Preflight: what the database must look like. Nothing here writes.
 --
--- A database in which the tracker could not work (documents is a view, its id is no uuid, a view of yours depends on what
--- must be replaced ...) is left as it was. The message itself says what is wrong and what to do, because
--- `supabase db push` shows no HINT; each kind of check is a statement of its own, because the CLI prints the one that failed.
+--   roles                  anon, authenticated and service_role exist
+--   names                  nothing else has taken krai_core.stages, stage_prerequisites or stage_runs
+--   dependent objects      no view or function of yours depends on one of an earlier tracker that will be replaced
+--   documents              an ordinary table that the migration role owns
+--   columns of documents   id is a unique, non-null uuid; filename exists; stage_status, if present, is plain jsonb
+--   stage_runs             if present, made by a released version of the tracker
+--
+-- Rules
+--   * A database in which the tracker could not work stays exactly as it was.
+--   * The message itself states both the problem and the remedy, because `supabase db push` shows no HINT.
+--   * Each kind of check is a statement of its own, because the CLI prints the statement that failed.
 
 do $$
 declare
     v_names text := (
-        select string_agg(wanted.name, ', ') from unnest(array['anon', 'authenticated', 'service_role']) as wanted (name)
+        select string_agg(wanted.name, ', ')
+        from unnest(array['anon', 'authenticated', 'service_role']) as wanted (name)
         where to_regrole(wanted.name) is null);
 begin
     if v_names is not null then
-        raise exception 'the roles of a Supabase database are missing: %. Run this in a Supabase project, or create them and run it again: create role anon nologin; create role authenticated nologin; create role service_role nologin bypassrls;', v_names
+        raise exception
+            'the roles of a Supabase database are missing: %. Run this in a Supabase project, or create them and run '
+            'it again: create role anon nologin; create role authenticated nologin; create role service_role nologin '
+            'bypassrls;', v_names
             using errcode = '42704';
     end if;
 end $$;
@@ -28,19 +40,25 @@ do $$
 declare
     v_names text := (
         select string_agg(taken.name, ', ')
-        from (values ('stages', 'lease_seconds'), ('stage_prerequisites', 'requires'), ('stage_runs', 'claim_id')) as taken (name, sign)
+        from (values
+            ('stages', 'lease_seconds'),
+            ('stage_prerequisites', 'requires'),
+            ('stage_runs', 'claim_id')) as taken (name, sign)
         where to_regclass('krai_core.' || taken.name) is not null and not exists (
             select from pg_catalog.pg_attribute a
             join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind = 'r'
-            where a.attrelid = to_regclass('krai_core.' || taken.name) and a.attname = taken.sign and not a.attisdropped));
+            where a.attrelid = to_regclass('krai_core.' || taken.name)
+              and a.attname = taken.sign and not a.attisdropped));
 begin
     if v_names is not null then
-        raise exception 'something else in schema krai_core bears a name that the tracker needs: %. Give it another name, and run the migration again', v_names
+        raise exception
+            'something else in schema krai_core has a name that the tracker needs: %. Give it another name, and run '
+            'the migration again', v_names
             using errcode = '42P07';
     end if;
 end $$;
 
--- What an earlier tracker left goes in later files, and what hangs on it would have to go with it.
+-- Later files drop what an earlier tracker left; objects that depend on it would have to be dropped too.
 do $$
 declare
     v_uses text := (
@@ -68,7 +86,10 @@ declare
         where coalesce(r.ev_class, d.objid) not in (select o.objid from old o));
 begin
     if v_uses is not null then
-        raise exception 'views and functions of an earlier tracker must be replaced, but %. Keep the definition of yours (pg_get_viewdef, pg_get_functiondef), drop it, run the migration again, and create it anew over what is there then', v_uses
+        raise exception
+            'views and functions of an earlier tracker must be replaced, but %. Save the definition of yours '
+            '(pg_get_viewdef, pg_get_functiondef), drop it, run the migration again, and recreate it on top of the new '
+            'objects', v_uses
             using errcode = '2BP01';
     end if;
 end $$;
@@ -85,10 +106,14 @@ begin
     into v_table
     from pg_catalog.pg_class c where c.oid = to_regclass('krai_core.documents');
     if not v_table.is_table then
-        raise exception 'krai_core.documents is %, and stages can be tracked in an ordinary table only. Give it another name, and the name krai_core.documents to the table that holds the rows; then run the migration again', v_table.kind
+        raise exception
+            'krai_core.documents is %, and stages can be tracked in an ordinary table only. Rename it, give the name '
+            'krai_core.documents to the table that holds the rows, then run the migration again', v_table.kind
             using errcode = '42809';
     elsif not v_table.is_ours then
-        raise exception 'krai_core.documents belongs to %, and % may not change it. As its owner: alter table krai_core.documents owner to %; then run the migration again', v_table.owner, current_user, quote_ident(current_user)
+        raise exception
+            'krai_core.documents belongs to %, and % may not change it. As its owner: alter table krai_core.documents '
+            'owner to %; then run the migration again', v_table.owner, current_user, quote_ident(current_user)
             using errcode = '42501';
     end if;
 end $$;
@@ -109,30 +134,43 @@ begin
         where to_regclass('krai_core.documents') is not null
     loop
         if v_column.name = 'id' and v_column.type is distinct from 'uuid' then
-            raise exception 'krai_core.documents.id is %, and stages are tracked by uuid. Rename the old column if there is one, add `id uuid primary key default gen_random_uuid()`, and run the migration again', coalesce('of type ' || v_column.type, 'missing')
+            raise exception
+                'krai_core.documents.id is %, and stages are tracked by uuid. Rename the old column if there is one, '
+                'add `id uuid primary key default gen_random_uuid()`, and run the migration again',
+                coalesce('of type ' || v_column.type, 'missing')
                 using errcode = '42804';
         elsif v_column.name = 'id' and not v_column.is_key then
-            raise exception 'krai_core.documents.id is not a key: it must be unique and not null. Run alter table krai_core.documents add primary key (id); then run the migration again'
+            raise exception
+                'krai_core.documents.id is not a key: it must be unique and not null. Run alter table '
+                'krai_core.documents add primary key (id); then run the migration again'
                 using errcode = '42830';
         elsif v_column.name = 'filename' and v_column.type is null then
-            raise exception 'krai_core.documents has no column filename. Add it, for instance by alter table krai_core.documents add column filename text generated always as (<your column>) stored; then run the migration again'
+            raise exception
+                'krai_core.documents has no column filename. Add it, for instance by alter table krai_core.documents '
+                'add column filename text generated always as (<your column>) stored; then run the migration again'
                 using errcode = '42703';
         elsif v_column.name = 'stage_status' and v_column.type <> 'jsonb' then
-            raise exception 'krai_core.documents.stage_status is of type %, not jsonb. Run alter table krai_core.documents alter column stage_status drop default, alter column stage_status type jsonb using stage_status::jsonb; then run the migration again', v_column.type
+            raise exception
+                'krai_core.documents.stage_status is of type %, not jsonb. Run alter table krai_core.documents alter '
+                'column stage_status drop default, alter column stage_status type jsonb using stage_status::jsonb; '
+                'then run the migration again', v_column.type
                 using errcode = '42804';
         elsif v_column.name = 'stage_status' and v_column.is_generated then
-            raise exception 'krai_core.documents.stage_status is a generated column, and nobody could write it. Run alter table krai_core.documents alter column stage_status drop expression; then run the migration again'
+            raise exception
+                'krai_core.documents.stage_status is a generated column, which cannot be written. Run alter table '
+                'krai_core.documents alter column stage_status drop expression; then run the migration again'
                 using errcode = '428C9';
         end if;
     end loop;
 end $$;
 
--- Every column that the first released tracker had: a table that lacks one was made by an earlier, unreleased state.
+-- The list holds columns of the first released tracker: a table without one of them was made by an unreleased state.
 do $$
 declare
     v_missing text := (
         select string_agg(wanted.name, ', ' order by wanted.name)
-        from unnest(array['open_stage', 'opens_claim', 'is_current', 'error_fingerprint', 'reset_at', 'retry_at', 'progress',
+        from unnest(array[
+            'open_stage', 'opens_claim', 'is_current', 'error_fingerprint', 'reset_at', 'retry_at', 'progress',
             'metadata', 'actor', 'closed_by_holder']) as wanted (name)
         where to_regclass('krai_core.stage_runs') is not null and not exists (
             select from pg_catalog.pg_attribute a
@@ -140,48 +178,50 @@ declare
 begin
     if v_missing is not null then
         raise exception using errcode = '55000', message = format(
-            'krai_core.stage_runs was made by an unreleased state of the tracker (it has no column %s) and cannot be upgraded '
-            'in place. Run docs/rollback.sql of that state, which keeps the documents and their stage_status, then run the '
-            'migration again: see "From an unreleased state" in docs/migrating.md', v_missing);
+            'krai_core.stage_runs was made by an unreleased state of the tracker (it has no column %s) and cannot be '
+            'upgraded in place. Run docs/rollback.sql of that state, which keeps the documents and their stage_status, '
+            'then run the migration again: see "From an unreleased state" in docs/migrating.md', v_missing);
     end if;
 end $$;
 
 -- ======== 02_schemas ========
--- Schemas: the one that is API, and the one that nobody can call over HTTP.
+-- Schemas: the one that is the API, and the one that cannot be called over HTTP.
 --
---   krai_core      what clients use: documents, stages, stage_runs, the views and the public functions. All tables stay here,
---                  so that a dump of the schema loses nothing; those that clients must not touch have no grants
---   krai_private   functions and views that the public ones are made of. PostgREST never exposes it
+--   krai_core      what clients use: documents, stages, stage_runs, the views and the public functions. All tables live
+--                  here, so that a dump of the schema loses nothing; tables closed to clients have no grants
+--   krai_private   the functions and views that the public ones are built from; PostgREST never exposes it
 
 create schema if not exists krai_core;
 
 create schema if not exists krai_private;
 comment on schema krai_private is
-'What the functions of krai_core are made of. Not for clients, and never to be exposed over HTTP.';
+'Building blocks of the functions in krai_core. Not for clients; never expose it over HTTP.';
 
 -- ======== 03_tables ========
--- Tables of the tracker: the pipeline, the runs, the priorities.
+-- Tables: the pipeline, the runs, the priorities. Grants are in 41_access.
 --
---   krai_core.stages                the pipeline as data: one row per stage, in order, with its lease and its retries
---   krai_core.stage_prerequisites   the DAG: which stages must be finished before a stage may start
+--   krai_core.stages                the pipeline as data: one row per stage, with its order, lease and retry policy
+--   krai_core.stage_prerequisites   the DAG: which stages must finish before a stage may start
 --   krai_core.stage_runs            one narrow row per attempt to run a stage: queue entry, lease and history in one
---   krai_core.document_priorities   the documents that are handed out before or after the others
---   krai_core.edited_documents      scratch of the triggers on documents
+--   krai_core.document_priorities   documents that are handed out before or after the others
+--   krai_core.edited_documents      scratch table of the triggers on documents
+--   with their indexes, comments and row level security, and the eight stages of the default pipeline
 --
 -- Rules
---   * documents.stage_status is the truth about where a document stands; stage_runs says who works on it and what happened.
---   * At most one open run (ready or running) per stage of a document: stage_runs_document_open_stage makes a double run an
---     impossible row. A run never goes back to ready; it is closed and another one is opened.
---   * A claim id opens a given stage of a document once: start_stage and claim_stages look, each under a lock. No index says
---     so, because a unique one would be the largest of all.
---   * No index holds lease_expires_at or heartbeat_at, so that a heartbeat stays a HOT update.
+--   * documents.stage_status is the truth about where a document stands; stage_runs records who works on it and what
+--     happened.
+--   * At most one open run (ready or running) per stage of a document: the unique index stage_runs_document_open_stage
+--     makes a double run impossible. A run never goes back to ready; it is closed, and a new one is opened.
+--   * A claim id opens a given stage of a document once: start_stage and claim_stages check this under a lock. No index
+--     enforces it, because a unique one would be the largest of all.
+--   * No index contains lease_expires_at or heartbeat_at, so that a heartbeat stays a HOT update.
 --   * stage_runs has no foreign key to documents: triggers delete the runs of deleted documents set by set, `truncate
 --     documents` keeps working, and opening a run does not lock the document a second time.
---   * Times are the database's (clock_timestamp()), never a client's.
+--   * Times come from the database (clock_timestamp()), never from a client.
+--   * Where the tables exist already, nothing here locks out readers or writers: indexes, policies and row level
+--     security are looked up first. A later release adds columns in guarded steps at the end (ADD COLUMN IF NOT EXISTS
+--     with a constant default).
 -- Lock order, here and in every later file: documents in id order (for no key update), then stage_runs in id order.
---
--- Where the tables exist, nothing here locks readers or writers out: indexes, policies and row level security are looked for
--- first. A later release adds columns in guarded steps at the end (ADD COLUMN IF NOT EXISTS with a constant default).
 
 create table if not exists krai_core.stages (
     name text primary key,
@@ -198,7 +238,7 @@ create table if not exists krai_core.stages (
     changed_at timestamptz,
     changed_by text,
     waits_for text[] not null default '{}',
-    -- A stage that has just come: the documents that are there get their ready runs bit by bit.
+    -- A new stage starts at the lowest id: existing documents get their ready runs batch by batch.
     fill_after uuid default '00000000-0000-0000-0000-000000000000',
     constraint stages_position_is_unique unique (position) deferrable initially immediate,
     constraint stages_name_is_snake_case check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
@@ -213,13 +253,13 @@ create table if not exists krai_core.stage_prerequisites (
     stage_name text not null references krai_core.stages (name) on update cascade on delete cascade,
     requires text not null references krai_core.stages (name) on update cascade on delete cascade,
     primary key (stage_name, requires),
-    -- The same pair from the other side: which stages wait for this one.
+    -- The reverse lookup: which stages wait for this one.
     constraint stage_prerequisites_requires_stage unique (requires, stage_name),
     constraint stage_prerequisites_not_itself check (stage_name <> requires)
 );
 
 create table if not exists krai_core.stage_runs (
-    -- What has a fixed length comes first, the longest first: a row is padded no more than it must be.
+    -- Fixed-length columns first, the longest ones leading, to keep alignment padding to a minimum.
     id bigint generated always as identity primary key,
     document_id uuid not null,
     claim_id uuid,
@@ -254,38 +294,39 @@ create table if not exists krai_core.stage_runs (
     ),
     constraint stage_runs_ready_is_due_at_a_time check (status <> 'ready' or available_at is not null),
     constraint stage_runs_attempt_is_positive check (attempt > 0)
-    -- Room on each page for the heartbeats, which then need no new index entries.
+    -- Leaves room on each page for heartbeats, so that they stay HOT updates without new index entries.
 ) with (fillfactor = 85);
 
--- CREATE INDEX IF NOT EXISTS would lock writers out before it looks.
+-- CREATE INDEX IF NOT EXISTS would lock out writers before it checks.
 do $$
 begin
     if to_regclass('krai_core.stage_runs_document_open_stage') is null then
-        -- All runs of a document, and at most one of them open for each stage: nulls are never equal to each other. One index for both,
-        -- since each version of a run has an entry in it. Of a key that many rows share an index keeps one, so it takes a fifth of what
-        -- it would with the stage of each run.
+        -- Finds all runs of a document, and allows one open run per stage: nulls never equal each other. One index does
+        -- both jobs, since each version of a run has an entry in it. Closed runs share a key, which the index
+        -- deduplicates: it is a fifth of the size that it would have with the stage of each run.
         create unique index stage_runs_document_open_stage
             on krai_core.stage_runs (document_id, open_stage);
     end if;
     if to_regclass('krai_core.stage_runs_ready') is null then
-        -- The queue of a stage, in the order in which it is handed out. Lists pass over retries by the last column, without a look at
-        -- their rows: those of the future are the newest of all.
+        -- The queue of a stage, in the order in which it is handed out. By the last column, lists skip retries without
+        -- fetching their rows: retries that are not due yet are the newest entries of all.
         create index stage_runs_ready
             on krai_core.stage_runs (stage_name, priority desc, available_at, id, retry_at) where status = 'ready';
     end if;
     if to_regclass('krai_core.stage_runs_running') is null then
-        -- What is being worked on, newest first or to look for leases that are over, and what of it one claim holds. Without the lease
-        -- itself: see above.
+        -- Running runs: newest first, by claim, or scanned for expired leases. The expiry itself is not in the index:
+        -- see the rules above.
         create index stage_runs_running
             on krai_core.stage_runs (stage_name, started_at, id, claim_id) where status = 'running';
     end if;
     if to_regclass('krai_core.stage_runs_claim') is null then
-        -- Whether there was a claim, so that its repeat takes nothing more. One run tells, and not all that it took.
+        -- Shows that a claim was made already, so that a repeat takes nothing more. One run per claim is indexed, not
+        -- every run that it took.
         create index stage_runs_claim
             on krai_core.stage_runs (claim_id) where opens_claim;
     end if;
     if to_regclass('krai_core.stage_runs_completed') is null then
-        -- Which documents have come through a stage, newest first; likewise those that it was skipped for, and those that failed.
+        -- Documents that completed a stage, newest first. The next two: those that skipped it, and those that failed.
         create index stage_runs_completed
             on krai_core.stage_runs (stage_name, finished_at) where is_current and status = 'completed';
     end if;
@@ -295,13 +336,17 @@ begin
     end if;
     if to_regclass('krai_core.stage_runs_failed') is null then
         create index stage_runs_failed
-            on krai_core.stage_runs (stage_name, finished_at) include (error_fingerprint, id, attempt) where is_current and status in ('failed', 'lost');
+            on krai_core.stage_runs (stage_name, finished_at) include (error_fingerprint, id, attempt)
+            where is_current and status in ('failed', 'lost');
     end if;
     if to_regclass('krai_core.stage_runs_failures') is null then
-        -- The newest failures of all stages by stage and kind, one number for both, without a look at the rows. Only who says `id > 0`
-        -- gets it: the planner would take it for a stage or a fingerprint, too, and pass over all others.
+        -- The newest failures of all stages, grouped by one number for stage and kind of error, in an index-only scan.
+        -- A query must state `id > 0` to get this index: otherwise the planner would also choose it for a single stage
+        -- or fingerprint, and filter out everything else.
         create index stage_runs_failures
-            on krai_core.stage_runs (finished_at, (coalesce(error_fingerprint, 0) # hashtextextended(stage_name, 0))) include (id, attempt, error_fingerprint, stage_name)
+            on krai_core.stage_runs
+                (finished_at, (coalesce(error_fingerprint, 0) # hashtextextended(stage_name, 0)))
+            include (id, attempt, error_fingerprint, stage_name)
             where is_current and status in ('failed', 'lost') and id > 0;
     end if;
     if to_regclass('krai_core.stage_runs_fingerprint') is null then
@@ -310,7 +355,7 @@ begin
             on krai_core.stage_runs (error_fingerprint, finished_at) where is_current and status in ('failed', 'lost');
     end if;
     if to_regclass('krai_core.stage_runs_superseded_of_document') is null then
-        -- Earlier runs of a stage that is to run again; and what may be pruned, oldest first.
+        -- Superseded runs of a document, for a stage that runs again. The next index: what may be pruned, oldest first.
         create index stage_runs_superseded_of_document
             on krai_core.stage_runs (document_id) where finished_at is not null and not is_current;
     end if;
@@ -327,8 +372,8 @@ create table if not exists krai_core.document_priorities (
     changed_by text
 );
 
--- Seeded once: a pipeline that was changed since is left as it is. An INSERT would fire the triggers of the pipeline, which
--- lock everybody out, even if it inserted nothing.
+-- Seeded once: a pipeline that has changed since is left alone. The guard is needed because even an INSERT of no rows
+-- would fire the triggers of the pipeline, which lock everybody out.
 do $$
 begin
     if not exists (select from krai_core.stages) then
@@ -354,63 +399,99 @@ begin
     end if;
 end $$;
 
-comment on table krai_core.stages is 'The stages of the pipeline, in order. A disabled stage counts as satisfied and is in no total.';
-comment on column krai_core.stages.name is 'Key of the stage in documents.stage_status; lower case letters, digits and underscores.';
+comment on table krai_core.stages is
+'The stages of the pipeline, in order. A disabled stage counts as satisfied and is in no total.';
+comment on column krai_core.stages.name is
+'Key of the stage in documents.stage_status; lower case letters, digits and underscores.';
 comment on column krai_core.stages.position is 'Order in the pipeline; unique.';
 comment on column krai_core.stages.description is 'What the stage does, for people.';
-comment on column krai_core.stages.weight is 'Share of the stage in the weighted progress of a document; greater than 0.';
-comment on column krai_core.stages.lease_seconds is 'Seconds for which a claimed run is held without a sign of life; 1 to 604800.';
-comment on column krai_core.stages.timeout_seconds is 'Seconds after which a run is lost even if it still beats; null: no bound.';
-comment on column krai_core.stages.max_attempts is 'Attempts before a stage stays failed; counted since the last retry or reset by a person.';
-comment on column krai_core.stages.backoff_seconds is 'Seconds before the first automatic retry; doubled for each further one.';
+comment on column krai_core.stages.weight is
+'Share of the stage in the weighted progress of a document; greater than 0.';
+comment on column krai_core.stages.lease_seconds is
+'Seconds for which a claimed run is held without a sign of life; 1 to 604800.';
+comment on column krai_core.stages.timeout_seconds is
+'Seconds after which a run is lost even if it still beats; null: no bound.';
+comment on column krai_core.stages.max_attempts is
+'Attempts before a stage stays failed; counted since the last retry or reset by a person.';
+comment on column krai_core.stages.backoff_seconds is
+'Seconds before the first automatic retry; doubled for each further one.';
 comment on column krai_core.stages.backoff_max_seconds is 'Longest wait before an automatic retry, in seconds.';
 comment on column krai_core.stages.paused is 'While true nothing of this stage is handed out.';
 comment on column krai_core.stages.enabled is 'false: the stage counts as satisfied and is in no total.';
-comment on column krai_core.stages.changed_at is 'When the stage was last registered, disabled, paused or resumed; UTC, database clock.';
+comment on column krai_core.stages.changed_at is
+'When the stage was last registered, disabled, paused or resumed; UTC, database clock.';
 comment on column krai_core.stages.changed_by is 'Who did that.';
-comment on column krai_core.stages.waits_for is 'Derived from stage_prerequisites: the enabled stages that must be finished before this one may start.';
-comment on column krai_core.stages.fill_after is 'Documents with a greater id still have to be looked at for ready runs, because the pipeline changed; null: none.';
+comment on column krai_core.stages.waits_for is
+'Derived from stage_prerequisites: the enabled stages that must be finished before this one may start.';
+comment on column krai_core.stages.fill_after is
+'Documents with a greater id must still be checked for ready runs, because the pipeline changed; null: none.';
 
-comment on table krai_core.stage_prerequisites is 'The DAG: stage_name may start when every stage in requires is completed, skipped or disabled.';
+comment on table krai_core.stage_prerequisites is
+'The DAG: stage_name may start when every stage in requires is completed, skipped or disabled.';
 comment on column krai_core.stage_prerequisites.stage_name is 'The stage that waits.';
-comment on column krai_core.stage_prerequisites.requires is 'The stage that must be finished first.';
+comment on column krai_core.stage_prerequisites.requires is 'The stage that must finish first.';
 
-comment on table krai_core.stage_runs is 'One row per attempt to run a stage of a document. Open: ready, running. Closed: completed, failed, skipped, released, lost, cancelled.';
-comment on column krai_core.stage_runs.id is 'Run id, ascending in order of opening.';
+comment on table krai_core.stage_runs is
+'One row per attempt to run a stage of a document. Open: ready, running. Closed: completed, failed, skipped, released,
+lost, cancelled.';
+comment on column krai_core.stage_runs.id is 'Run id, ascending in the order of opening.';
 comment on column krai_core.stage_runs.document_id is 'The document, krai_core.documents.id.';
 comment on column krai_core.stage_runs.stage_name is 'The stage, krai_core.stages.name.';
-comment on column krai_core.stage_runs.open_stage is 'stage_name while the run is ready or running; null once it is closed. Computed.';
-comment on column krai_core.stage_runs.status is 'ready, running, completed, failed, skipped, released (given back), lost (lease over, taken by another) or cancelled.';
-comment on column krai_core.stage_runs.attempt is 'Number of this attempt, from 1; counted since the last success, retry or reset.';
+comment on column krai_core.stage_runs.open_stage is
+'stage_name while the run is ready or running; null once it is closed. Computed.';
+comment on column krai_core.stage_runs.status is
+'ready, running, completed, failed, skipped, released (given back), lost (lease expired, taken over) or cancelled.';
+comment on column krai_core.stage_runs.attempt is
+'Number of this attempt, from 1; counted since the last success, retry or reset.';
 comment on column krai_core.stage_runs.priority is 'Higher is handed out first.';
-comment on column krai_core.stage_runs.available_at is 'From when a ready run may be handed out; UTC, database clock.';
-comment on column krai_core.stage_runs.claim_id is 'The credential of the holder: a uuid made by the client. Null: started without one.';
+comment on column krai_core.stage_runs.available_at is
+'When a ready run becomes available to workers; UTC, database clock.';
+comment on column krai_core.stage_runs.claim_id is
+'Credential of the holder: a uuid generated by the client. Null: started without one.';
 comment on column krai_core.stage_runs.worker is 'Name that the worker gave itself.';
-comment on column krai_core.stage_runs.lease_seconds is 'Length of the lease in seconds; renewed by progress and heartbeat. Null again once its holder has closed the run.';
-comment on column krai_core.stage_runs.lease_expires_at is 'When the run may be taken over by another; null again once its holder has closed the run. UTC, database clock.';
-comment on column krai_core.stage_runs.heartbeat_at is 'Last renewal of the lease; null again once its holder has closed the run. UTC, database clock.';
-comment on column krai_core.stage_runs.started_at is 'When the run began; null: the work was done outside and only reported. UTC, database clock.';
-comment on column krai_core.stage_runs.finished_at is 'When the run was closed; null while open. UTC, database clock.';
-comment on column krai_core.stage_runs.closed_by_holder is 'true: closed by a call that carried the run''s own claim id.';
-comment on column krai_core.stage_runs.error is 'Error of this attempt, up to 65536 characters (the column documents.stage_status holds at most 4000).';
-comment on column krai_core.stage_runs.progress is 'Highest progress in percent that this run had reached, noted when it fell back and when a later run replaced it; null before.';
-comment on column krai_core.stage_runs.metadata is 'Metadata of this run, kept when a later run replaced it; null before.';
-comment on column krai_core.stage_runs.retry_at is 'Of a failed run: when it is tried again by itself; null: not. Of a ready run: the same, where it is that further try. UTC, database clock.';
-comment on column krai_core.stage_runs.reset_at is 'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
+comment on column krai_core.stage_runs.lease_seconds is
+'Length of the lease in seconds; progress and heartbeats renew it. Null again once its holder has closed the run.';
+comment on column krai_core.stage_runs.lease_expires_at is
+'When another worker may take the run over; null again once its holder has closed the run. UTC, database clock.';
+comment on column krai_core.stage_runs.heartbeat_at is
+'Last renewal of the lease; null again once its holder has closed the run. UTC, database clock.';
+comment on column krai_core.stage_runs.started_at is
+'When the run began; null: the work was done elsewhere and only reported. UTC, database clock.';
+comment on column krai_core.stage_runs.finished_at is
+'When the run was closed; null while it is open. UTC, database clock.';
+comment on column krai_core.stage_runs.closed_by_holder is
+'true: closed by a call that carried the run''s own claim id.';
+comment on column krai_core.stage_runs.error is
+'Error of this attempt, up to 65536 characters (the column documents.stage_status holds at most 4000).';
+comment on column krai_core.stage_runs.progress is
+'Highest progress of this run in percent, recorded when progress fell back or a later run replaced it; null before.';
+comment on column krai_core.stage_runs.metadata is
+'Metadata of this run, recorded when a later run replaced it; null before.';
+comment on column krai_core.stage_runs.retry_at is
+'Failed run: when it is retried automatically; null: never. Ready run: the same if it is the retry. '
+'UTC, database clock.';
+comment on column krai_core.stage_runs.reset_at is
+'When a person retried or reset the stage after this run; attempts count from there. UTC, database clock.';
 comment on column krai_core.stage_runs.actor is 'Who retried, reset or cancelled after this run.';
-comment on column krai_core.stage_runs.is_current is 'true: a completed, failed or skipped stage stands on this closed run; false: open, given back, or superseded by a later run, a reset or an edit.';
-comment on column krai_core.stage_runs.opens_claim is 'true: the first run that its claim took of the stage, by which a repeat of the claim is known.';
-comment on column krai_core.stage_runs.error_fingerprint is 'Of a failed or lost run: the same for errors that differ in ids, digits and paths only (error_fingerprint).';
+comment on column krai_core.stage_runs.is_current is
+'true: a completed, failed or skipped stage rests on this closed run; false: open, released, or superseded by a later '
+'run, a reset or an edit.';
+comment on column krai_core.stage_runs.opens_claim is
+'true: the first run of the stage that its claim took; identifies a repeat of that claim.';
+comment on column krai_core.stage_runs.error_fingerprint is
+'Failed or lost run: the same for errors that differ only in ids, digits and paths (error_fingerprint).';
 
-comment on table krai_core.document_priorities is 'Documents whose runs are handed out before or after the others; all that are not here have priority 0.';
+comment on table krai_core.document_priorities is
+'Documents whose runs are handed out before or after the others; documents without a row have priority 0.';
 comment on column krai_core.document_priorities.document_id is 'The document, krai_core.documents.id.';
-comment on column krai_core.document_priorities.priority is 'Of all runs of the document that become ready; higher is handed out first.';
+comment on column krai_core.document_priorities.priority is
+'Applies to every run of the document that becomes ready; higher is handed out first.';
 comment on column krai_core.document_priorities.changed_at is 'When it was set; UTC, database clock.';
 comment on column krai_core.document_priorities.changed_by is 'Who set it.';
 
--- Which documents the statement at work edits directly: filled row by row, emptied at its end. A table, because transition
--- tables would be filled by our own writers as well, at a tenth of their time; unlogged, because nothing in it outlives its
--- transaction.
+-- The documents that the current statement edits directly: filled row by row, emptied at the end of the statement. It
+-- is a table, because our own writers would fill transition tables too, which costs them a tenth of their time; it is
+-- unlogged, because nothing in it outlives its transaction.
 create unlogged table if not exists krai_core.edited_documents (
     transaction_id xid8 not null,
     depth integer not null,
@@ -421,16 +502,18 @@ create unlogged table if not exists krai_core.edited_documents (
     primary key (transaction_id, depth, document_id)
 );
 
-comment on table krai_core.edited_documents is 'Scratch of the triggers: the documents that a running statement edits directly. Always empty for others.';
+comment on table krai_core.edited_documents is
+'Scratch table of the triggers: the documents that a running statement edits directly. Other sessions see it empty.';
 comment on column krai_core.edited_documents.transaction_id is 'The transaction.';
-comment on column krai_core.edited_documents.depth is 'Nesting of triggers in which the statement runs; 1 is outermost.';
+comment on column krai_core.edited_documents.depth is 'Trigger nesting depth of the statement; 1 is outermost.';
 comment on column krai_core.edited_documents.document_id is 'The document.';
-comment on column krai_core.edited_documents.status_changed is 'true: a stage changed its status, not only its details.';
+comment on column krai_core.edited_documents.status_changed is
+'true: a stage changed its status, not only its details.';
 comment on column krai_core.edited_documents.old_status is 'stage_status before.';
 comment on column krai_core.edited_documents.new_status is 'stage_status after.';
 
 -- Row level security everywhere. Signed-in users read the pipeline, and the runs of the documents that they may see
--- (05_documents); what is closed has a policy that admits nobody and does not stand in the way of policies of yours.
+-- (05_documents). Closed tables have a permissive policy that admits nobody and leaves room for policies of your own.
 do $$
 declare
     v_table text;
@@ -460,21 +543,21 @@ begin
 end $$;
 
 -- ======== 04_figures_tables ========
--- Per-stage document tracking: the tables of the statistics.
+-- Metrics: the tables behind the statistics.
 --
---   stage_deltas     what each change adds and takes away: appended, never updated
---   stage_counters   the sums of deltas: how many documents are in which state of a stage, and for how long they were worked on
---   stage_flow       the sums of deltas by hour: what came, began and ended, waited and worked
---   stage_fold       how far the deltas were folded into the two
+--   stage_deltas     what each change adds to the metrics or takes away: append-only, never updated
+--   stage_counters   roll-up of the deltas: how many documents are in each state of a stage, and how long they took
+--   stage_flow       roll-up of the deltas by hour: arrivals, starts, outcomes, waiting and working time
+--   stage_fold       how far the deltas have been folded into these two
 --
 -- Rules
---   * A figure is what is folded plus what is not folded yet, read in one snapshot: it is right at every commit.
---   * Every change appends, so that nobody waits for a hot row, and a bulk statement is one row for each stage.
---   * Pending is not stored: it is the documents minus the rest. So a bulk insert is one row, a new stage costs nothing, and the
---     sum over the states is documents x stages.
---   * Durations are whole microseconds, and leave their bucket with the very number that they came with.
---   * stage_flow only grows, a row for each stage and hour; pruned runs stay counted in it.
--- For service_role alone: sums tell of all tenants.
+--   * A metric is the folded sum plus the deltas not folded yet, read in one snapshot: it is exact at every commit.
+--   * Every change appends, so that nobody waits for a hot row; a bulk statement appends one row per stage.
+--   * Pending is not stored: it is the number of documents minus all other states. So a bulk insert costs one row, a
+--     new stage costs nothing, and the sum over the states is documents x stages.
+--   * Durations are whole microseconds, and leave their bucket with exactly the value that they entered with.
+--   * stage_flow only grows, by one row per stage and hour; pruned runs remain counted in it.
+--   * Only service_role may read these tables: the sums cover all tenants.
 
 create table if not exists krai_core.stage_deltas (
     id bigint generated always as identity primary key,
@@ -497,9 +580,9 @@ create table if not exists krai_core.stage_deltas (
     waited bigint not null default 0,
     wait_us numeric not null default 0,
     work_us numeric not null default 0
-    -- Emptied by each fold: to be vacuumed by the number of dead rows, not by their share.
-) with (autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_insert_scale_factor = 0,
-        autovacuum_vacuum_insert_threshold = 10000);
+    -- Each fold empties the table, so autovacuum goes by the number of dead rows, not by their share.
+) with (autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000);
 
 create table if not exists krai_core.stage_counters (
     stage_name text not null,
@@ -537,57 +620,76 @@ create table if not exists krai_core.stage_fold (
 
 insert into krai_core.stage_fold (singleton) values (true) on conflict do nothing;
 
-comment on table krai_core.stage_deltas is 'Changes of the figures that are not folded yet: what to add to stage_counters and stage_flow. Kept short by fold_deltas.';
-comment on column krai_core.stage_deltas.id is 'In order of appending; every thousandth brings a fold.';
-comment on column krai_core.stage_deltas.stage_name is 'Key of the stage in documents.stage_status; empty: of the documents as a whole.';
-comment on column krai_core.stage_deltas.bucket is 'Bucket of the duration (duration_bucket) that timed and duration_us belong to; -1: none.';
+comment on table krai_core.stage_deltas is
+'Changes of the metrics that are not folded yet: what to add to stage_counters and stage_flow.
+fold_deltas keeps it short.';
+comment on column krai_core.stage_deltas.id is 'In order of appending; every thousandth triggers a fold.';
+comment on column krai_core.stage_deltas.stage_name is
+'Key of the stage in documents.stage_status; empty: the documents as a whole.';
+comment on column krai_core.stage_deltas.bucket is
+'Bucket of the duration (duration_bucket) that timed and duration_us belong to; -1: none.';
 comment on column krai_core.stage_deltas.hour is 'Hour in which it happened; UTC, database clock.';
-comment on column krai_core.stage_deltas.documents is 'Documents that came, minus those that went.';
-comment on column krai_core.stage_deltas.processing is 'Documents that came to the state processing, minus those that left it.';
+comment on column krai_core.stage_deltas.documents is 'Documents inserted minus documents deleted.';
+comment on column krai_core.stage_deltas.processing is
+'Documents that entered the state processing, minus those that left it.';
 comment on column krai_core.stage_deltas.completed is 'The same for completed.';
 comment on column krai_core.stage_deltas.failed is 'The same for failed.';
 comment on column krai_core.stage_deltas.skipped is 'The same for skipped.';
 comment on column krai_core.stage_deltas.timed is 'The same for completed with a duration in this bucket.';
 comment on column krai_core.stage_deltas.duration_us is 'Sum of those durations in whole microseconds.';
-comment on column krai_core.stage_deltas.arrived is 'Runs that became ready, without retries and what was given back; without a stage: documents that were inserted.';
+comment on column krai_core.stage_deltas.arrived is
+'Runs that became ready, without retries and released runs; if stage_name is empty: documents inserted.';
 comment on column krai_core.stage_deltas.started is 'Runs that began.';
-comment on column krai_core.stage_deltas.retried is 'Those of them that were no first attempt.';
-comment on column krai_core.stage_deltas.runs_completed is 'Stages that were completed.';
+comment on column krai_core.stage_deltas.retried is 'Those of them that were not a first attempt.';
+comment on column krai_core.stage_deltas.runs_completed is 'Stages that completed.';
 comment on column krai_core.stage_deltas.runs_failed is 'Stages that failed.';
 comment on column krai_core.stage_deltas.runs_skipped is 'Stages that were skipped.';
-comment on column krai_core.stage_deltas.waited is 'Runs that began and had been ready before.';
-comment on column krai_core.stage_deltas.wait_us is 'For how long those had been due, in whole microseconds.';
-comment on column krai_core.stage_deltas.work_us is 'For how long the completed and the failed were worked on, in whole microseconds.';
+comment on column krai_core.stage_deltas.waited is 'Runs that began after having been ready.';
+comment on column krai_core.stage_deltas.wait_us is 'How long those runs had been due, in whole microseconds.';
+comment on column krai_core.stage_deltas.work_us is
+'How long the completed and failed stages were worked on, in whole microseconds.';
 
-comment on table krai_core.stage_counters is 'How many documents are in which state of a stage, and the durations of the completed ones, as far as deltas were folded. The figures are in vw_stage_statistics.';
+comment on table krai_core.stage_counters is
+'How many documents are in each state of a stage, and the durations of the completed ones, as far as deltas are folded.
+Query the metrics in vw_stage_statistics.';
 
-comment on table krai_core.stage_flow is 'What came, began and ended in each hour, as far as deltas were folded; kept for ever. The figures are in vw_stage_flow.';
+comment on table krai_core.stage_flow is
+'Arrivals, starts and outcomes in each hour, as far as deltas are folded; kept forever.
+Query the metrics in vw_stage_flow.';
 
 do $$
 declare
     v_column record;
 begin
     for v_column in
-        select target.name as target, a.attname, coalesce(pg_catalog.col_description('krai_core.stage_deltas'::regclass, d.attnum), '') as text
+        select target.name as target, a.attname,
+            coalesce(pg_catalog.col_description('krai_core.stage_deltas'::regclass, d.attnum), '') as text
         from (values ('stage_counters'), ('stage_flow')) as target (name)
-        join pg_catalog.pg_attribute a on a.attrelid = ('krai_core.' || target.name)::regclass and a.attnum > 0 and not a.attisdropped
-        join pg_catalog.pg_attribute d on d.attrelid = 'krai_core.stage_deltas'::regclass
-            and d.attname = case when target.name = 'stage_flow' and a.attname in ('completed', 'failed', 'skipped') then 'runs_' || a.attname else a.attname end
+        join pg_catalog.pg_attribute a
+            on a.attrelid = ('krai_core.' || target.name)::regclass and a.attnum > 0 and not a.attisdropped
+        join pg_catalog.pg_attribute d
+            on d.attrelid = 'krai_core.stage_deltas'::regclass
+            and d.attname = case
+                when target.name = 'stage_flow' and a.attname in ('completed', 'failed', 'skipped')
+                    then 'runs_' || a.attname
+                else a.attname end
     loop
         execute format('comment on column krai_core.%I.%I is %L', v_column.target, v_column.attname, v_column.text);
     end loop;
 end $$;
 
-comment on table krai_core.stage_fold is 'One row: how far the deltas were folded.';
-comment on column krai_core.stage_fold.singleton is 'true: there is one row.';
-comment on column krai_core.stage_fold.folded_to is 'Highest stage_deltas.id that had been given out at the last fold.';
+comment on table krai_core.stage_fold is 'One row: how far the deltas have been folded.';
+comment on column krai_core.stage_fold.singleton is 'Always true, which allows one row only.';
+comment on column krai_core.stage_fold.folded_to is 'Highest stage_deltas.id that had been assigned at the last fold.';
 
 do $$
 declare
     v_table text;
 begin
     foreach v_table in array array['stage_deltas', 'stage_counters', 'stage_flow', 'stage_fold'] loop
-        if not (select c.relrowsecurity from pg_catalog.pg_class c where c.oid = ('krai_core.' || v_table)::regclass) then
+        if not (
+            select c.relrowsecurity from pg_catalog.pg_class c where c.oid = ('krai_core.' || v_table)::regclass
+        ) then
             execute format('alter table krai_core.%I enable row level security', v_table);
         end if;
         if not exists (select from pg_catalog.pg_policy p where p.polname = v_table || '_no_client'
@@ -602,26 +704,30 @@ end $$;
 commit;
 
 -- ======== 05_documents ========
--- krai_core.documents: your table, adopted and never owned.
+-- Documents: krai_core.documents, your table, adopted but never owned.
 --
--- Needed of it: `id uuid` (unique, not null) and `filename`. It gets one column, stage_status, with its default; nothing else
--- of it is touched. Where there is no such table yet, a minimal one is made, closed to everybody but service_role.
+--   pending_stage, default_stage_status   the initial value of one stage, and of all of them
+--   krai_core.documents                   created if missing: a minimal table, closed to everybody but service_role
+--   documents.stage_status                the one column that is added, with its default
+--   stage_runs_select_with_document       policy: who may see a document may read its runs
 --
 -- Rules
---   * The default of stage_status is a constant: a function would break the inserts of roles that may not execute it, and a
---     volatile one would rewrite the table. With a constant, the new column costs milliseconds on any number of rows.
---   * What stage_status holds already is left to the repair (60_repair), which comes later and in batches.
---   * service_role gets what the functions need: to read documents and to write stage_status.
--- Lock: documents, exclusively, until the end of this short block; not at all when there is nothing left to do. Behind a
--- long reader the ALTER TABLE would queue every writer, so it fails within a second and can be run again.
+--   * The table must have `id uuid` (unique, not null) and `filename`. Nothing else of an existing table changes.
+--   * The default of stage_status is a constant: a function would break inserts by roles that may not execute it, and a
+--     volatile one would rewrite the table. With a constant, adding the column takes milliseconds, however many rows
+--     there are.
+--   * Existing values of stage_status are left to the repair (60_repair), which runs later and in batches.
+--   * service_role is granted what the functions need: to read documents and to write stage_status.
+-- Lock: documents, exclusively, until the end of this short block; none if there is nothing left to do. Behind a long
+-- reader the ALTER TABLE would queue every writer, so it gives up within a second and can be run again.
 
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
--- An autovacuum gives way to whoever has waited for a second, which lock_timeout does not leave it. This lock keeps no
--- reader and no writer waiting, and no vacuum begins before the commit.
+-- Autovacuum yields only to a session that has waited for a second, longer than lock_timeout allows. This lock blocks
+-- neither readers nor writers, and no vacuum can start before the commit.
 do $$
 begin
     if to_regclass('krai_core.documents') is not null then
@@ -639,7 +745,8 @@ as $$
              "progress": 0, "error": null, "metadata": {}}'::jsonb
 $$;
 comment on function krai_private.pending_stage() is
-'The seven keys of a stage that has not started: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+'The seven keys of a stage that has not started.
+They are status, started_at, completed_at, duration_seconds, progress, error and metadata.';
 
 create or replace function krai_private.default_stage_status() returns jsonb
 language sql stable
@@ -650,7 +757,7 @@ as $$
     where s.enabled
 $$;
 comment on function krai_private.default_stage_status() is
-'stage_status of a document on which nothing has been done: every enabled stage pending.';
+'stage_status of a new document: every enabled stage pending.';
 
 do $$
 declare
@@ -670,9 +777,10 @@ begin
         comment on column krai_core.documents.processing_status is
             'Derived from stage_status: pending, processing, completed or failed.';
         comment on column krai_core.documents.created_at is 'When the row was inserted; UTC, database clock.';
-        comment on column krai_core.documents.updated_at is 'When the application last changed the row; the tracker does not touch it.';
+        comment on column krai_core.documents.updated_at is
+            'When the application last changed the row; the tracker does not touch it.';
         alter table krai_core.documents enable row level security;
-        -- Permissive and empty: it admits nobody and does not stand in the way of the policies that you will add.
+        -- Permissive, but admits nobody: the policies that you add later can still grant access.
         create policy documents_no_client on krai_core.documents
             for all to anon, authenticated using (false) with check (false);
         revoke all on krai_core.documents from public, anon, authenticated;
@@ -700,10 +808,10 @@ begin
 end $$;
 
 comment on column krai_core.documents.stage_status is
-'The truth about each stage of this document: {"<stage>": {status, started_at, completed_at, duration_seconds, progress,
-error, metadata}}. status: pending, processing, completed, failed or skipped. Times: ISO 8601, UTC, database clock.
-duration_seconds: seconds. progress: percent, 0 to 100. Written by krai_core.start_stage and its like; a direct edit counts
-as it stands, except on stages that a worker holds.';
+'The truth about each stage of this document: {"<stage>": {status, started_at, completed_at, duration_seconds, '
+'progress, error, metadata}}. status: pending, processing, completed, failed or skipped. Times: ISO 8601, UTC, '
+'database clock. duration_seconds: seconds. progress: percent, 0 to 100. Written by krai_core.start_stage and the '
+'other writers; a direct edit takes effect as written, except on stages that a worker holds.';
 
 do $$
 begin
@@ -742,6 +850,12 @@ from (
     from krai_core.stage_deltas d
 ) x
 group by x.stage_name, x.bucket;
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 comment on view krai_private.stage_sums is
 'The metrics of stage_counters as they are at this moment, with the deltas that are not folded yet.';
 
@@ -780,6 +894,12 @@ where s.enabled
       select from unnest(s.waits_for) as required (name)
       where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
         and w.whole -> required.name is distinct from '"completed"');
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 comment on view krai_private.startable_stages is
 'Stages that may run by what stage_status says: enabled, pending or failed, and every prerequisite finished. A failed one is ready
 only if a retry is due, which stage_runs knows.';
@@ -800,6 +920,12 @@ cross join lateral (
     select case when d.stage_status -> s.name = '"completed"' then 'completed'
         else d.stage_status -> s.name ->> 'status' end as state offset 0) x
 where x.state in ('completed', 'failed', 'skipped');
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 comment on view krai_private.current_stages is
 'Stages that are completed, failed or skipped by what stage_status says: each rests on one current run.';
 comment on column krai_private.current_stages.document_id is 'The document.';
@@ -813,19 +939,19 @@ set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
 -- ======== 07_errors ========
--- Errors, and the checks of arguments that raise them.
+-- Errors: how they are raised, and the argument checks that raise them.
 --
---   raise_error     every error of the tracker: a word for machines in DETAIL, from which the SQLSTATE follows; a remedy in HINT
---   raise_unknown_document, raise_conflict     the two that many calls raise
---   check_stage, stage_named, stages_named     stages by their names
---   checked_metadata, checked_limit, checked_lease, checked_age     arguments, checked
+--   raise_error                             raises every error of the tracker, with an error word in DETAIL and a HINT
+--   raise_unknown_document, raise_conflict  the two that many calls raise
+--   check_stage, stage_named, stages_named  look up stages by name
+--   checked_metadata, checked_limit, checked_lease, checked_age   return a valid argument or raise
 --
 -- Rules
 --   * SQLSTATE PT404 (HTTP 404): unknown document. PT409 (409): conflict or lost lease. 22023 (400): bad argument.
---   * Never 40001: PostgREST before 16 repeats such a call without end. Never P0002, which becomes HTTP 500.
---   * Nobody chooses an SQLSTATE: raise_error knows the words of the tracker only.
+--   * Never 40001: PostgREST before 16 retries such a call forever. Never P0002, which becomes HTTP 500.
+--   * Callers never choose an SQLSTATE: raise_error derives it from the error word.
 
--- Not immutable: the planner would evaluate a call with constant arguments, and raise, where it is only being planned.
+-- Not immutable: the planner would evaluate a call with constant arguments, and raise while only planning.
 create or replace function krai_private.raise_error(p_word text, p_message text, p_detail jsonb, p_hint text)
 returns void
 language plpgsql stable
@@ -843,8 +969,9 @@ begin
 end;
 $$;
 comment on function krai_private.raise_error(text, text, jsonb, text) is
-'Raises an error of the tracker: word for machines, message, further keys of DETAIL, remedy. The SQLSTATE follows from the word:
-PT404 unknown_document, PT409 conflict, lease_lost, claim_in_progress and stage_disabled, 22023 any other.';
+'Raises an error of the tracker: machine-readable word, message, further keys of DETAIL, remedy.
+The SQLSTATE follows from the word: PT404 unknown_document; PT409 conflict, lease_lost, claim_in_progress and
+stage_disabled; 22023 any other.';
 
 create or replace function krai_private.raise_unknown_document(p_document_id uuid) returns void
 language plpgsql stable
@@ -852,16 +979,25 @@ set search_path = ''
 as $$
 begin
     if p_document_id is null then
-        perform krai_private.raise_error('invalid_document_id', 'the document id is null', '{}', 'Pass the id of a row of krai_core.documents.');
+        perform krai_private.raise_error('invalid_document_id', 'the document id is null', '{}',
+            'Pass the id of a row of krai_core.documents.');
     end if;
     perform krai_private.raise_error('unknown_document', format('there is no document %s', p_document_id),
         jsonb_build_object('document_id', p_document_id),
         'Insert the row into krai_core.documents first; as a signed-in user, check that its policies let you see it.');
 end;
 $$;
-comment on function krai_private.raise_unknown_document(uuid) is 'Raises PT404 unknown_document, or 22023 invalid_document_id for null.';
+comment on function krai_private.raise_unknown_document(uuid) is
+'Raises PT404 unknown_document, or 22023 invalid_document_id for null.';
 
-create or replace function krai_private.raise_conflict(p_call text, p_document_id uuid, p_stage_name text, p_status text, p_hint text, p_remark text default '')
+create or replace function krai_private.raise_conflict(
+    p_call text,
+    p_document_id uuid,
+    p_stage_name text,
+    p_status text,
+    p_hint text,
+    p_remark text default ''
+)
 returns void
 language plpgsql stable
 set search_path = ''
@@ -873,7 +1009,8 @@ begin
 end;
 $$;
 comment on function krai_private.raise_conflict(text, uuid, text, text, text, text) is
-'Raises PT409 conflict: the call does not fit the state of the stage. p_remark: follows the state in the message.';
+'Raises PT409 conflict: the stage is in a state that does not allow the call.
+p_remark: appended to the state in the message.';
 
 create or replace function krai_private.require_service_role() returns void
 language plpgsql stable
@@ -893,13 +1030,15 @@ as $$
 begin
     if not exists (select from krai_core.stages s where s.name = p_stage_name) then
         perform krai_private.raise_error('unknown_stage',
-            format('unknown stage %s', coalesce(quote_literal(p_stage_name), 'null')), jsonb_build_object('stage', p_stage_name),
-            coalesce('Stages are: ' || (select string_agg(s.name, ', ' order by s.position) from krai_core.stages s) || '.',
+            format('unknown stage %s', coalesce(quote_literal(p_stage_name), 'null')),
+            jsonb_build_object('stage', p_stage_name),
+            coalesce(
+                'Stages are: ' || (select string_agg(s.name, ', ' order by s.position) from krai_core.stages s) || '.',
                 'There are no stages that you may see: register one, or ask for the right to read krai_core.stages.'));
     end if;
 end;
 $$;
-comment on function krai_private.check_stage(text) is 'Raises 22023 unknown_stage unless there is such a stage.';
+comment on function krai_private.check_stage(text) is 'Raises 22023 unknown_stage unless the stage exists.';
 
 create or replace function krai_private.stage_named(p_stage_name text) returns krai_core.stages
 language plpgsql stable
@@ -916,7 +1055,8 @@ begin
 end;
 $$;
 comment on function krai_private.stage_named(text) is
-'The row of krai_core.stages, for who may read all of it (service_role); raises 22023 unknown_stage.';
+'The row of krai_core.stages with that name; raises 22023 unknown_stage.
+For callers that may read all of its columns (service_role).';
 
 create or replace function krai_private.stages_named(p_stage_name text) returns setof krai_core.stages
 language plpgsql stable
@@ -940,7 +1080,10 @@ begin
         end;
     end if;
     return query
-        select s.* from unnest(v_names) with ordinality as given (name, n) join krai_core.stages s on s.name = given.name order by given.n;
+        select s.*
+        from unnest(v_names) with ordinality as given (name, n)
+        join krai_core.stages s on s.name = given.name
+        order by given.n;
     get diagnostics v_found = row_count;
     if v_found < cardinality(v_names) then
         perform krai_private.check_stage(given.name) from unnest(v_names) as given (name);
@@ -948,7 +1091,8 @@ begin
 end;
 $$;
 comment on function krai_private.stages_named(text) is
-'The rows of krai_core.stages of one name, or of an array of names given as text (["a", "b"] or {a,b}), in its order. Raises 22023 unknown_stage.';
+'The rows of krai_core.stages for one name, or for an array of names, in the order of the array.
+p_stage_name: a name, or an array as text (["a", "b"] or {a,b}). Raises 22023 unknown_stage.';
 
 create or replace function krai_private.checked_metadata(p_metadata jsonb) returns jsonb
 language plpgsql stable
@@ -958,13 +1102,14 @@ begin
     if jsonb_typeof(p_metadata) not in ('object', 'null') then
         perform krai_private.raise_error('invalid_metadata',
             format('metadata must be a JSON object, not %s: %s', jsonb_typeof(p_metadata), left(p_metadata::text, 200)),
-            jsonb_build_object('type', jsonb_typeof(p_metadata)), 'Pass an object such as {"pages_processed": 2000}.');
+            jsonb_build_object('type', jsonb_typeof(p_metadata)),
+            'Pass an object such as {"pages_processed": 2000}.');
     end if;
     return case when jsonb_typeof(p_metadata) = 'object' then p_metadata else '{}' end;
 end;
 $$;
 comment on function krai_private.checked_metadata(jsonb) is
-'The metadata to merge; null means none. Raises 22023 invalid_metadata for anything that is no JSON object.';
+'The metadata to merge; {} for null. Raises 22023 invalid_metadata for anything else that is not a JSON object.';
 
 create or replace function krai_private.checked_limit(p_limit integer, p_most integer) returns integer
 language plpgsql stable
@@ -974,12 +1119,14 @@ begin
     if p_limit between 1 and p_most then
         return p_limit;
     end if;
-    perform krai_private.raise_error('invalid_limit', format('a limit of %s is out of range', coalesce(p_limit::text, 'null')),
+    perform krai_private.raise_error('invalid_limit',
+        format('a limit of %s is out of range', coalesce(p_limit::text, 'null')),
         jsonb_build_object('limit', p_limit), format('Pass 1 to %s.', p_most));
     return null;
 end;
 $$;
-comment on function krai_private.checked_limit(integer, integer) is 'The limit; raises 22023 invalid_limit unless it is 1 to p_most.';
+comment on function krai_private.checked_limit(integer, integer) is
+'The limit; raises 22023 invalid_limit unless it is 1 to p_most.';
 
 create or replace function krai_private.checked_lease(p_lease_seconds numeric) returns numeric
 language plpgsql stable
@@ -987,13 +1134,16 @@ set search_path = ''
 as $$
 begin
     if p_lease_seconds <= 0 or p_lease_seconds > 604800 then
-        perform krai_private.raise_error('invalid_lease', format('a lease of %s seconds is out of range', p_lease_seconds),
-            jsonb_build_object('lease_seconds', p_lease_seconds::text), 'Pass more than 0 and at most 604800 seconds (a week), or null for the stage''s own.');
+        perform krai_private.raise_error('invalid_lease',
+            format('a lease of %s seconds is out of range', p_lease_seconds),
+            jsonb_build_object('lease_seconds', p_lease_seconds::text),
+            'Pass more than 0 and at most 604800 seconds (a week), or null for the stage''s own.');
     end if;
     return p_lease_seconds;
 end;
 $$;
-comment on function krai_private.checked_lease(numeric) is 'The lease; raises 22023 invalid_lease unless it is null, or more than 0 and at most 604800 seconds.';
+comment on function krai_private.checked_lease(numeric) is
+'The lease in seconds; raises 22023 invalid_lease unless it is null, or more than 0 and at most 604800.';
 
 create or replace function krai_private.checked_age(p_older_than interval) returns interval
 language plpgsql stable
@@ -1003,30 +1153,39 @@ begin
     if p_older_than between interval '0' and interval '1000 years' then
         return p_older_than;
     end if;
-    perform krai_private.raise_error('invalid_age', format('%s is no age', coalesce(p_older_than::text, 'null')), '{}', 'Pass an interval such as 30 days, at most 1000 years.');
+    perform krai_private.raise_error('invalid_age',
+        format('%s is no age', coalesce(p_older_than::text, 'null')), '{}',
+        'Pass an interval such as 30 days, at most 1000 years.');
     return null;
 end;
 $$;
-comment on function krai_private.checked_age(interval) is 'The age; raises 22023 invalid_age for null and for what is not 0 to 1000 years.';
+comment on function krai_private.checked_age(interval) is
+'The age; raises 22023 invalid_age unless it is 0 to 1000 years; null is invalid.';
 
 -- ======== 08_shapes ========
--- Per-stage document tracking: what a stored value means, however odd it is. Private helpers.
+-- Shapes: what a stored value means, however malformed it is, and the values that writers store.
 --
---   time_or_null     the time that a text means
---   stage_state      which of the five states a stored stage means
---   repaired_stage, repaired_stages     odd values turned into the seven keys, nothing lost
---   is_sound         whether there is anything to repair
+--   iso_time, time_or_null                 a time as text, and the time that a text means
+--   stage_state, sql_stage_state           which of the five states a stored stage means: as a function, as SQL text
+--   progress_of                            progress of a stored stage
+--   short_error, full_error                an error as the column and as the history store it
+--   error_pattern, error_fingerprint       what errors of one kind have in common
+--   repaired_stage, repaired_stages        turn malformed values into the seven keys, losing nothing
+--   is_sound                               whether there is anything to repair
+--   started_stage, closed_stage            a stage as a run starts and as it ends
+--   skip_metadata                          metadata of a skipped stage
+--   archived_stages                        stage_status of a document that finished before stages were tracked
 --
 -- Rules
---   * A missing key is pending. The plain string "completed" is completed; any other string, and any status that is none of
+--   * A missing key is pending. The plain string "completed" is completed; any other string, and any status other than
 --     the five, is pending: nobody owns such a run.
---   * A sound value comes back as it is. What finds no place in the seven keys is kept in metadata.v1 of its stage; keys
---     beside the seven, and keys of stages that are not known, stay where they are.
---   * Total: nothing here raises, and nothing depends on the session (time zone, order of day and month).
+--   * A sound value is returned unchanged. What does not fit the seven keys is kept in metadata.v1 of its stage;
+--     additional keys of a stage, and keys of unknown stages, stay where they are.
+--   * Total functions: nothing here raises, and nothing depends on the session (time zone, DateStyle).
 -- Nothing here locks or writes.
 
--- In plpgsql, as all that writers call: its plans live as long as the session. An SQL function with a pinned search_path is
--- not inlined, and planned anew in every transaction.
+-- In plpgsql, like everything that writers call: plans are cached for the session. An SQL function with a pinned
+-- search_path is not inlined, and is planned again in every transaction.
 create or replace function krai_private.iso_time(p_time timestamptz) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
@@ -1035,9 +1194,9 @@ begin
     return to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
 end;
 $$;
-comment on function krai_private.iso_time(timestamptz) is 'ISO 8601 in UTC with microseconds and Z.';
+comment on function krai_private.iso_time(timestamptz) is 'The time as ISO 8601 in UTC, with microseconds and Z.';
 
--- A text that is no time must not break a view or a write, hence the exception block; callers keep it off hot paths.
+-- A text that is not a time must not break a view or a write, hence the exception block; hot paths avoid this function.
 create or replace function krai_private.time_or_null(p_text text) returns timestamptz
 language plpgsql stable
 set search_path = ''
@@ -1047,54 +1206,61 @@ as $$
 declare
     v_time timestamptz;
 begin
-    -- Words such as now and epoch are times to Postgres, but never what somebody noted.
+    -- Postgres takes words such as now and epoch for times, but nobody records a time that way.
     if p_text !~ '^\s*\d' then
         return null;
     end if;
     v_time := p_text::timestamptz;
-    -- Years that have four digits: what iso_time can write.
+    -- Only years of four digits, which iso_time can write.
     return case when v_time >= '0001-01-01 00:00:00+00' and v_time < '10000-01-01 00:00:00+00' then v_time end;
 exception when data_exception then
     return null;
 end;
 $$;
 comment on function krai_private.time_or_null(text) is
-'The time that a text means, in the years 1 to 9999, UTC where it names no zone, month before day where that is open; null where it means none.';
+'The time that a text means, in the years 1 to 9999; null if it means none.
+UTC if the text names no zone; month before day if the order is ambiguous.';
 
--- sql_stage_state says the same as an expression; a test compares the two on every odd value.
+-- sql_stage_state is the same as an SQL expression; a test compares the two on every malformed value.
 create or replace function krai_private.stage_state(p_stage jsonb) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
     return case
-        when p_stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then p_stage ->> 'status'
+        when p_stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+            then p_stage ->> 'status'
         when p_stage = '"completed"' then 'completed'
         else 'pending'
     end;
 end;
 $$;
 comment on function krai_private.stage_state(jsonb) is
-'The state that a stored stage means: its status if that is one of the five; the plain string "completed" means completed; all else, and a missing key, means pending.';
+'The state that a stored stage means: its status, if that is one of the five.
+The plain string "completed" means completed; anything else, and a missing key, means pending.';
 
 create or replace function krai_private.progress_of(p_stage jsonb) returns numeric
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    return case when jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' between '0' and '100' then (p_stage ->> 'progress')::numeric end;
+    return case
+        when jsonb_typeof(p_stage -> 'progress') = 'number' and p_stage -> 'progress' between '0' and '100'
+            then (p_stage ->> 'progress')::numeric
+        end;
 end;
 $$;
-comment on function krai_private.progress_of(jsonb) is 'Progress of a stored stage in percent, 0 to 100; null where it holds none.';
+comment on function krai_private.progress_of(jsonb) is
+'Progress of a stored stage in percent, 0 to 100; null if it has no valid one.';
 
--- As text, for what has to be made of one piece: as functions, neither would be inlined, and each cost more than all the
--- rest of a view over all documents, or of a trigger on a batch.
+-- SQL text, pasted into views and triggers: a function would not be inlined, and cost more than the rest of a view over
+-- all documents, or of a trigger on a batch.
 create or replace function krai_private.sql_stage_state(p_stage text) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    -- The simple form of case looks the status up once.
+    -- The simple form of CASE extracts the status once.
     return format($q$case %1$s ->> 'status'
             when 'pending' then 'pending'
             when 'completed' then 'completed'
@@ -1105,7 +1271,8 @@ begin
         end$q$, p_stage);
 end;
 $$;
-comment on function krai_private.sql_stage_state(text) is 'SQL expression for what stage_state says; p_stage: SQL expression of a stored stage.';
+comment on function krai_private.sql_stage_state(text) is
+'SQL expression equivalent to stage_state. p_stage: SQL expression of a stored stage.';
 
 create or replace function krai_private.short_error(p_error text) returns text
 language plpgsql immutable parallel safe
@@ -1118,7 +1285,8 @@ begin
         else p_error end;
 end;
 $$;
-comment on function krai_private.short_error(text) is 'The error as the column holds it: never blank, at most 4000 characters.';
+comment on function krai_private.short_error(text) is
+'The error as the column stores it: never blank, at most 4000 characters.';
 
 create or replace function krai_private.full_error(p_error text) returns text
 language plpgsql immutable parallel safe
@@ -1128,7 +1296,8 @@ begin
     return case when p_error ~ '\S' then left(p_error, 65536) else 'failed without a message' end;
 end;
 $$;
-comment on function krai_private.full_error(text) is 'The error as the history holds it: never blank, at most 65536 characters.';
+comment on function krai_private.full_error(text) is
+'The error as the history stores it: never blank, at most 65536 characters.';
 
 create or replace function krai_private.error_pattern(p_error text) returns text
 language plpgsql immutable parallel safe
@@ -1137,17 +1306,19 @@ as $$
 declare
     v_error text := left(coalesce(p_error, ''), 2000);
 begin
-    -- Each only where it can find something: to replace costs many times as much as to look.
+    -- Each replacement only if it can match: replacing costs many times as much as searching.
     if strpos(v_error, '://') > 0 then
         v_error := regexp_replace(v_error, '[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"''<>]+', '<url>', 'g');
     end if;
     if v_error ~ '[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-' then
-        v_error := regexp_replace(v_error, '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}', '<id>', 'g');
+        v_error := regexp_replace(v_error,
+            '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}', '<id>', 'g');
     end if;
     if strpos(v_error, '/') > 0 or strpos(v_error, '\') > 0 then
-        -- Two parts at least: and/or is no path.
+        -- At least two separators, or one at the start of a word: and/or is not a path.
         v_error := regexp_replace(v_error,
-            '(?:[a-zA-Z]:[\\/]|\.{0,2}/)[^\s"''<>:,;()]*[\\/][^\s"''<>:,;()]*|(?<=[\s"''(=]|^)/[^\s"''<>:,;()/]+', '<path>', 'g');
+            '(?:[a-zA-Z]:[\\/]|\.{0,2}/)[^\s"''<>:,;()]*[\\/][^\s"''<>:,;()]*'
+            '|(?<=[\s"''(=]|^)/[^\s"''<>:,;()/]+', '<path>', 'g');
     end if;
     if v_error ~ '0x|[0-9a-fA-F]{8}' then
         v_error := regexp_replace(v_error, '\m(?:0x[0-9a-fA-F]+|(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,})\M', '<id>', 'g');
@@ -1162,7 +1333,8 @@ begin
 end;
 $$;
 comment on function krai_private.error_pattern(text) is
-'An error without what differs from one failure to the next: urls, ids, paths and digits become <url>, <id>, <path> and <n>; at most 500 characters.';
+'An error without the parts that vary between failures of one kind; at most 500 characters.
+URLs, ids, paths and numbers become <url>, <id>, <path> and <n>.';
 
 create or replace function krai_private.error_fingerprint(p_error text) returns bigint
 language plpgsql immutable parallel safe
@@ -1172,7 +1344,8 @@ begin
     return hashtextextended(krai_private.error_pattern(p_error), 0);
 end;
 $$;
-comment on function krai_private.error_fingerprint(text) is 'The same number for errors of one kind: a hash of error_pattern.';
+comment on function krai_private.error_fingerprint(text) is
+'A number that is the same for all errors of one kind: a hash of error_pattern.';
 
 create or replace function krai_private.repaired_stage(p_stage jsonb) returns jsonb
 language plpgsql stable
@@ -1194,9 +1367,10 @@ begin
     elsif jsonb_typeof(p_stage) <> 'object' then
         return v_stage || jsonb_build_object('metadata', jsonb_build_object('v1', p_stage));
     elsif p_stage ->> 'status' is distinct from v_state and p_stage -> 'status' <> 'null' then
-        -- A status of another system: nobody owns such a run, and its times belong to a run that we do not know.
+        -- The status of another system: nobody owns such a run, and its times belong to a run that we know nothing of.
         v_odd := true;
-        v_stage := v_stage || (p_stage - array['status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata']);
+        v_stage := v_stage || (p_stage - array[
+            'status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata']);
     else
         v_stage := v_stage || p_stage || jsonb_build_object('status', v_state);
         foreach v_key in array array['started_at', 'completed_at'] loop
@@ -1227,8 +1401,8 @@ begin
         v_stage := v_stage || '{"metadata": {}}';
     end if;
     if v_odd then
-        -- An original that is there already takes the further one in, key by key: repeated odd edits lose nothing and do
-        -- not pile up.
+        -- If an original is kept already, the new one is merged into it key by key: repeated malformed edits lose
+        -- nothing and do not pile up.
         v_value := v_stage #> '{metadata,v1}';
         v_stage := jsonb_set(v_stage, '{metadata,v1}', case
             when v_value is null then p_stage
@@ -1239,7 +1413,8 @@ begin
 end;
 $$;
 comment on function krai_private.repaired_stage(jsonb) is
-'A stored stage in the shape of the seven keys. Sound values come back as they are; where something had no place in the shape, the original is kept in metadata.v1.';
+'A stored stage in the shape of the seven keys.
+A sound value is returned unchanged; if something did not fit, the original is kept in metadata.v1.';
 
 create or replace function krai_private.repaired_stages(p_stage_status jsonb) returns jsonb
 language plpgsql stable
@@ -1262,10 +1437,11 @@ begin
 end;
 $$;
 comment on function krai_private.repaired_stages(jsonb) is
-'stage_status with every enabled stage in the shape of the seven keys; unknown keys stay; a root that is no object is kept in metadata.v1 of the first stage.';
+'stage_status with every enabled stage in the shape of the seven keys.
+Unknown keys stay; a root that is not an object is kept in metadata.v1 of the first stage.';
 
--- Several times cheaper than to repair and compare; a test holds it against repaired_stages on generated values. Every value is
--- asked for its type first, because a jsonpath in lax mode takes an array for its elements.
+-- Several times cheaper than repairing and comparing; a test checks it against repaired_stages on generated values. The
+-- type of each value is tested first, because lax jsonpath unwraps arrays.
 create or replace function krai_private.is_sound(p_stage_status jsonb) returns boolean
 language plpgsql stable
 set search_path = ''
@@ -1275,7 +1451,7 @@ begin
         select from krai_core.stages s
         cross join lateral (select p_stage_status -> s.name as stage offset 0) x
         where (s.enabled or p_stage_status ? s.name)
-          -- Most stages of most documents, and the cheapest question.
+          -- The cheapest test first: it settles most stages of most documents.
           and x.stage is distinct from krai_private.pending_stage()
           and not coalesce(x.stage @@ '
             $.type() == "object"
@@ -1283,35 +1459,50 @@ begin
                 || $.status == "completed" || $.status == "failed" || $.status == "skipped")
             && $.metadata.type() == "object"
             && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100
-            && ($.duration_seconds.type() == "null" || ($.duration_seconds.type() == "number" && $.duration_seconds >= 0))
+            && ($.duration_seconds.type() == "null"
+                || ($.duration_seconds.type() == "number" && $.duration_seconds >= 0))
             && ($.error.type() == "null" || $.error.type() == "string")
-            && ($.started_at.type() == "null" || ($.started_at.type() == "string" && !($.started_at starts with "0000")
-                && exists($.started_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))
-            && ($.completed_at.type() == "null" || ($.completed_at.type() == "string" && !($.completed_at starts with "0000")
-                && exists($.completed_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))'
-            -- datetime() sees that there is such a day; that each part has all its digits is seen here.
-            and coalesce(translate(x.stage ->> 'started_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true)
-            and coalesce(translate(x.stage ->> 'completed_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true), false)
+            && ($.started_at.type() == "null"
+                || ($.started_at.type() == "string" && !($.started_at starts with "0000")
+                    && exists($.started_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))
+            && ($.completed_at.type() == "null"
+                || ($.completed_at.type() == "string" && !($.completed_at starts with "0000")
+                    && exists($.completed_at.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\""))))'
+            -- datetime() checks that the date exists; this checks that each part has all its digits.
+            and coalesce(
+                translate(x.stage ->> 'started_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true)
+            and coalesce(
+                translate(x.stage ->> 'completed_at', '012345678', '999999999') = '9999-99-99T99:99:99.999999Z', true),
+            false)
     ), false);
 end;
 $$;
 comment on function krai_private.is_sound(jsonb) is
-'True when every enabled stage is there and every stage has the seven keys in their types: then repaired_stages has nothing to do.';
+'True if every enabled stage is present and every stage has the seven keys with the right types.
+repaired_stages then has nothing to do.';
 
 create or replace function krai_private.started_stage(p_stage jsonb, p_now timestamptz) returns jsonb
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    -- What stands on a pending stage is of no run: it was put there by hand, or by the repair, and stays.
+    -- The contents of a pending stage belong to no run: they were put there by hand or by the repair, and stay.
     return case when p_stage ->> 'status' = 'pending' then p_stage else krai_private.pending_stage() end
         || jsonb_build_object('status', 'processing', 'started_at', krai_private.iso_time(p_now),
             'completed_at', null, 'duration_seconds', null, 'progress', 0, 'error', null);
 end;
 $$;
-comment on function krai_private.started_stage(jsonb, timestamptz) is 'A stage, in the shape of the seven keys, as a new run begins.';
+comment on function krai_private.started_stage(jsonb, timestamptz) is
+'A stage, in the shape of the seven keys, as a new run starts.';
 
-create or replace function krai_private.closed_stage(p_stage jsonb, p_to text, p_error text, p_metadata jsonb, p_started_at timestamptz, p_now timestamptz)
+create or replace function krai_private.closed_stage(
+    p_stage jsonb,
+    p_to text,
+    p_error text,
+    p_metadata jsonb,
+    p_started_at timestamptz,
+    p_now timestamptz
+)
 returns jsonb
 language plpgsql immutable parallel safe
 set search_path = ''
@@ -1321,7 +1512,7 @@ begin
         'status', p_to,
         'started_at', krai_private.iso_time(p_started_at),
         'completed_at', krai_private.iso_time(p_now),
-        -- A clock that was set back gives no negative duration.
+        -- No negative duration if the clock was set back.
         'duration_seconds', case when p_to <> 'skipped' and p_started_at is not null
             then trim_scale(round(greatest(extract(epoch from p_now - p_started_at), 0), 6)) end,
         'progress', case p_to when 'completed' then to_jsonb(100) else p_stage -> 'progress' end,
@@ -1337,44 +1528,54 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    return jsonb_build_object('reason', case when p_reason ~ '\S' then left(p_reason, 4000) else 'Not applicable' end);
+    return jsonb_build_object('reason',
+        case when p_reason ~ '\S' then left(p_reason, 4000) else 'Not applicable' end);
 end;
 $$;
-comment on function krai_private.skip_metadata(text) is 'What a skipped stage says of itself: {"reason": text}.';
+comment on function krai_private.skip_metadata(text) is
+'Metadata of a skipped stage: {"reason": text}; "Not applicable" for null or blank; at most 4000 characters.';
 
 create or replace function krai_private.archived_stages(p_stage_status jsonb) returns jsonb
 language sql stable
 set search_path = ''
 as $$
     select p_stage_status || coalesce(jsonb_object_agg(s.name,
-        p_stage_status -> s.name || krai_private.pending_stage() || jsonb_build_object('status', 'completed', 'progress', 100,
-            'metadata', jsonb_build_object('v1', case p_stage_status -> s.name when krai_private.pending_stage()
-                then '"completed"' else p_stage_status -> s.name end) || (p_stage_status -> s.name -> 'metadata'))), '{}')
+        p_stage_status -> s.name || krai_private.pending_stage() || jsonb_build_object(
+            'status', 'completed',
+            'progress', 100,
+            'metadata', jsonb_build_object('v1',
+                case p_stage_status -> s.name when krai_private.pending_stage() then '"completed"'
+                    else p_stage_status -> s.name end)
+                || (p_stage_status -> s.name -> 'metadata'))), '{}')
     from krai_core.stages s
     where krai_private.stage_state(p_stage_status -> s.name) = 'pending' and p_stage_status ? s.name
 $$;
 comment on function krai_private.archived_stages(jsonb) is
-'A sound stage_status with every pending stage completed, times and duration null: for documents that were finished before stages were tracked. What such a stage held, or that there was nothing, is kept in metadata.v1.';
+'A sound stage_status with every pending stage completed, times and duration null.
+For documents that finished before stages were tracked. The contents of such a stage, or the string "completed" if it
+had none, are kept in metadata.v1.';
 
 -- ======== 09_figures ========
--- Per-stage document tracking: how figures are kept. Private helpers, and one function for supervisors.
+-- Metrics: how the statistics are kept up to date.
 --
---   bucket_bounds, duration_bucket, duration_us     a duration, as it is counted
---   count_transition     one stage of one document comes to another state
---   sql_counted, count_edits     the same for many at once
---   stage_sums           the figures: what is folded and what is not, together
---   fold_deltas, fold_deltas_if_due   folds deltas, one session at a time, after every thousand of them
---   rebuild_statistics    compares with all documents; changes nothing unless triggers were switched off
+--   bucket_bounds, duration_bucket        the buckets that durations are counted in
+--   duration_us, sql_duration_us          duration of a stored stage: as a function, as SQL text
+--   fold_deltas, fold_deltas_if_due       roll up deltas, one session at a time, after every thousand of them
+--   count_transition                      one stage of one document changes its state
+--   count_outcomes                        many running stages end at once
+--   sql_counted, count_edits              direct edits of many documents: as SQL text, as a function
 --
 -- Rules
---   * Whoever changes the truth appends what changes in the figures, in the same transaction: the single writers by
---     count_transition, claim_stages and finish_stages by a statement of their own, the triggers for everybody else.
---   * All keys of stage_status count, those of disabled and unknown stages too, so that nothing has to be counted anew when
---     the pipeline changes.
---   * Nobody waits for a fold, and it waits for nobody. It is left out where the transaction is not read committed, because
---     it could end it with 40001.
+--   * Whoever changes stage_status appends the change of the metrics in the same transaction: single writers through
+--     count_transition, claim_stages and finish_stages with a statement of their own, triggers for everybody else.
+--   * All keys of stage_status count, including those of disabled and unknown stages, so that a change of the pipeline
+--     requires no recount.
+--   * Nobody waits for a fold, and a fold waits for nobody. It is skipped unless the transaction is read committed: it
+--     could abort any other with 40001.
+-- Lock order: a fold takes an advisory lock, then stage_fold, then rows of the deltas (skip locked), then the sums; it
+-- gives up after 1 ms on any lock.
 
--- Whole numbers, so that no rounding of another machine ever moves a duration to the next bucket.
+-- Whole numbers, so that no difference in rounding between machines ever moves a duration to the next bucket.
 do $make$
 begin
     execute format($f$
@@ -1388,7 +1589,8 @@ end;
 $$$f$, (select array_agg(round(1000 * 2 ^ (i / 4.0))::bigint order by i) from generate_series(0, 140) i));
 end $make$;
 comment on function krai_private.bucket_bounds() is
-'Bounds of the buckets of durations in microseconds: 1 ms, then four for each doubling, up to about 400 days. Bucket n holds those from bound n up to bound n + 1; bucket 0 those below 1 ms.';
+'Bounds of the duration buckets in microseconds: 1 ms, then four per doubling, up to about 400 days.
+Bucket n holds durations from bound n up to, but not including, bound n + 1; bucket 0 those below 1 ms.';
 
 create or replace function krai_private.duration_bucket(p_duration_us bigint) returns smallint
 language plpgsql immutable parallel safe
@@ -1398,20 +1600,22 @@ begin
     return coalesce(width_bucket(p_duration_us, krai_private.bucket_bounds()), -1);
 end;
 $$;
-comment on function krai_private.duration_bucket(bigint) is 'Bucket of a duration in microseconds, 0 to 141; -1 for null.';
+comment on function krai_private.duration_bucket(bigint) is
+'Bucket of a duration in microseconds, 0 to 141; -1 for null.';
 
 create or replace function krai_private.sql_duration_us(p_stage text) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    -- A bound of 31 years, above which a number is no duration and its sums no use.
+    -- Capped at 31 years: a larger number is not a duration, and would make the sums useless.
     return format($q$case when jsonb_typeof(%1$s -> 'duration_seconds') = 'number' and %1$s -> 'duration_seconds' >= '0'
         then round(least((%1$s ->> 'duration_seconds')::numeric, 1e9) * 1e6)::bigint end$q$, p_stage);
 end;
 $$;
 comment on function krai_private.sql_duration_us(text) is
-'SQL expression for the duration of a stored stage in whole microseconds, null where it has none; p_stage: SQL expression of the stage.';
+'SQL expression for the duration of a stored stage in whole microseconds; null if it has none.
+p_stage: SQL expression of the stage.';
 
 do $make$
 begin
@@ -1425,7 +1629,8 @@ begin
 end;
 $$$f$, krai_private.sql_duration_us('p_stage'));
 end $make$;
-comment on function krai_private.duration_us(jsonb) is 'The duration of a stored stage in whole microseconds, at most 1e15; null where it has none.';
+comment on function krai_private.duration_us(jsonb) is
+'The duration of a stored stage in whole microseconds, at most 1e15; null if it has none.';
 
 create or replace function krai_private.fold_deltas() returns integer
 language plpgsql volatile
@@ -1441,7 +1646,7 @@ begin
     end if;
     update krai_core.stage_fold f set folded_to = (select s.last_value from krai_core.stage_deltas_id_seq s);
     with free as materialized (
-        -- Bounded: after an import of millions of rows nobody's call is to fold them all.
+        -- Bounded: after an import of millions of rows, no single call has to fold them all.
         select d.id from krai_core.stage_deltas d order by d.id limit 20000 for update skip locked
     ),
     gone as materialized (
@@ -1449,41 +1654,51 @@ begin
         returning d.*
     ),
     counted as (
-        insert into krai_core.stage_counters as c (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
-        select g.stage_name, g.bucket, sum(g.documents), sum(g.processing), sum(g.completed), sum(g.failed), sum(g.skipped), sum(g.timed), sum(g.duration_us)
+        insert into krai_core.stage_counters as c
+            (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
+        select g.stage_name, g.bucket, sum(g.documents), sum(g.processing), sum(g.completed), sum(g.failed),
+            sum(g.skipped), sum(g.timed), sum(g.duration_us)
         from gone g
         group by g.stage_name, g.bucket
-        having sum(abs(g.documents) + abs(g.processing) + abs(g.completed) + abs(g.failed) + abs(g.skipped) + abs(g.timed) + abs(g.duration_us)) > 0
+        having sum(abs(g.documents) + abs(g.processing) + abs(g.completed) + abs(g.failed) + abs(g.skipped)
+            + abs(g.timed) + abs(g.duration_us)) > 0
         on conflict (stage_name, bucket) do update set
             documents = c.documents + excluded.documents, processing = c.processing + excluded.processing,
-            completed = c.completed + excluded.completed, failed = c.failed + excluded.failed, skipped = c.skipped + excluded.skipped,
+            completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
+            skipped = c.skipped + excluded.skipped,
             timed = c.timed + excluded.timed, duration_us = c.duration_us + excluded.duration_us
     ),
     flowed as (
-        insert into krai_core.stage_flow as f (stage_name, hour, arrived, started, retried, completed, failed, skipped, waited, wait_us, work_us)
-        select g.stage_name, g.hour, sum(g.arrived), sum(g.started), sum(g.retried), sum(g.runs_completed), sum(g.runs_failed), sum(g.runs_skipped),
-            sum(g.waited), sum(g.wait_us), sum(g.work_us)
+        insert into krai_core.stage_flow as f
+            (stage_name, hour, arrived, started, retried, completed, failed, skipped, waited, wait_us, work_us)
+        select g.stage_name, g.hour, sum(g.arrived), sum(g.started), sum(g.retried), sum(g.runs_completed),
+            sum(g.runs_failed), sum(g.runs_skipped), sum(g.waited), sum(g.wait_us), sum(g.work_us)
         from gone g
         group by g.stage_name, g.hour
         having sum(g.arrived + g.started + g.runs_completed + g.runs_failed + g.runs_skipped) > 0
         on conflict (stage_name, hour) do update set
-            arrived = f.arrived + excluded.arrived, started = f.started + excluded.started, retried = f.retried + excluded.retried,
-            completed = f.completed + excluded.completed, failed = f.failed + excluded.failed, skipped = f.skipped + excluded.skipped,
-            waited = f.waited + excluded.waited, wait_us = f.wait_us + excluded.wait_us, work_us = f.work_us + excluded.work_us
+            arrived = f.arrived + excluded.arrived, started = f.started + excluded.started,
+            retried = f.retried + excluded.retried,
+            completed = f.completed + excluded.completed, failed = f.failed + excluded.failed,
+            skipped = f.skipped + excluded.skipped,
+            waited = f.waited + excluded.waited, wait_us = f.wait_us + excluded.wait_us,
+            work_us = f.work_us + excluded.work_us
     )
     select count(*) into v_folded from gone;
     if v_folded = 20000 then
-        -- The next one goes on.
+        -- More may be left: makes another fold due at once.
         update krai_core.stage_fold f set folded_to = f.folded_to - 1000;
     end if;
     return v_folded;
 exception when lock_not_available then
-    -- Somebody holds rows of the sums by hand.
+    -- Somebody has locked rows of the sums by hand.
     return 0;
 end;
 $$;
 comment on function krai_private.fold_deltas() is
-'Folds the oldest 20,000 deltas into stage_counters and stage_flow. Returns how many; 0 while another session does it. Waits for nothing.';
+'Folds the oldest 20,000 deltas into stage_counters and stage_flow.
+Returns how many it folded; 0 if another session is folding, the transaction is not read committed, or a sum is locked.
+Never waits.';
 
 create or replace function krai_private.fold_deltas_if_due() returns void
 language plpgsql volatile
@@ -1492,8 +1707,8 @@ as $$
 begin
     if current_setting('transaction_isolation') = 'read committed'
         and (select s.last_value - f.folded_to >= 1000 from krai_core.stage_deltas_id_seq s, krai_core.stage_fold f)
-        -- Not in the middle of a long one, which would keep all others from folding until its end; and once only, because what it
-        -- has folded itself stays in its way.
+        -- Not once a transaction has run for a second: it might be a long one, and would keep all others from folding
+        -- until it ends. Only once in a transaction, because the rows that it has folded itself stay in its way.
         and clock_timestamp() - transaction_timestamp() < interval '1 second'
         and current_setting('krai_core.folded_in', true) is distinct from pg_current_xact_id()::text then
         perform set_config('krai_core.folded_in', pg_current_xact_id()::text, true);
@@ -1501,9 +1716,16 @@ begin
     end if;
 end;
 $$;
-comment on function krai_private.fold_deltas_if_due() is 'Folds when a thousand deltas have been appended since the last time.';
+comment on function krai_private.fold_deltas_if_due() is
+'Folds if a thousand deltas or more have been appended since the last fold.';
 
-create or replace function krai_private.count_transition(p_stage_name text, p_old jsonb, p_new jsonb, p_ready_at timestamptz default null, p_attempt integer default 1)
+create or replace function krai_private.count_transition(
+    p_stage_name text,
+    p_old jsonb,
+    p_new jsonb,
+    p_ready_at timestamptz default null,
+    p_attempt integer default 1
+)
 returns void
 language plpgsql volatile
 set search_path = ''
@@ -1513,8 +1735,12 @@ declare
     v_to text := krai_private.stage_state(p_new);
     v_now timestamptz := clock_timestamp();
     v_us bigint := krai_private.duration_us(case v_from when 'completed' then p_old else p_new end);
-    -- What is timed comes or goes.
-    v_timed integer := case when v_us is null then 0 when v_from = 'completed' then -1 when v_to = 'completed' then 1 else 0 end;
+    -- A timed stage enters its bucket or leaves it.
+    v_timed integer := case
+        when v_us is null then 0
+        when v_from = 'completed' then -1
+        when v_to = 'completed' then 1
+        else 0 end;
     v_waited boolean := v_to = 'processing' and p_ready_at <= v_now;
     v_id bigint;
 begin
@@ -1525,12 +1751,15 @@ begin
         (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us,
          started, retried, runs_completed, runs_failed, runs_skipped, waited, wait_us, work_us)
     values (p_stage_name, case v_timed when 0 then -1 else krai_private.duration_bucket(v_us) end,
-        (v_to = 'processing')::integer - (v_from = 'processing')::integer, (v_to = 'completed')::integer - (v_from = 'completed')::integer,
-        (v_to = 'failed')::integer - (v_from = 'failed')::integer, (v_to = 'skipped')::integer - (v_from = 'skipped')::integer,
+        (v_to = 'processing')::integer - (v_from = 'processing')::integer,
+        (v_to = 'completed')::integer - (v_from = 'completed')::integer,
+        (v_to = 'failed')::integer - (v_from = 'failed')::integer,
+        (v_to = 'skipped')::integer - (v_from = 'skipped')::integer,
         v_timed, v_timed * coalesce(v_us, 0),
         (v_to = 'processing')::integer, (v_to = 'processing' and p_attempt > 1)::integer,
         (v_to = 'completed')::integer, (v_to = 'failed')::integer, (v_to = 'skipped')::integer,
-        coalesce(v_waited, false)::integer, case when v_waited then round(extract(epoch from v_now - p_ready_at) * 1e6) else 0 end,
+        coalesce(v_waited, false)::integer,
+        case when v_waited then round(extract(epoch from v_now - p_ready_at) * 1e6) else 0 end,
         case when v_from <> 'completed' and v_to in ('completed', 'failed') then coalesce(v_us, 0) else 0 end)
     returning id into v_id;
     if v_id % 1000 = 0 then
@@ -1539,7 +1768,9 @@ begin
 end;
 $$;
 comment on function krai_private.count_transition(text, jsonb, jsonb, timestamptz, integer) is
-'Counts that a stage of a document changed from one stored value to another; nothing where its state stays. p_ready_at: of a start: since when the run was ready, null if it was not. p_attempt: number of the attempt that starts.';
+'Counts the change of a stage of a document from one stored value to another; nothing if its state stays the same.
+p_ready_at: for a start, since when the run was ready; null if it was not.
+p_attempt: number of the attempt that starts.';
 
 create or replace function krai_private.count_outcomes(p_stages text[], p_outcomes text[], p_us bigint[]) returns void
 language plpgsql volatile
@@ -1549,21 +1780,27 @@ declare
     v_bounds bigint[] := krai_private.bucket_bounds();
 begin
     insert into krai_core.stage_deltas
-        (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us, runs_completed, runs_failed, runs_skipped, work_us)
-    select c.stage_name, c.bucket, - count(*), sum(c.completed), sum(c.failed), sum(c.skipped), sum(c.completed), sum(c.us * c.completed),
+        (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us,
+         runs_completed, runs_failed, runs_skipped, work_us)
+    select c.stage_name, c.bucket, - count(*), sum(c.completed), sum(c.failed), sum(c.skipped), sum(c.completed),
+        sum(c.us * c.completed),
         sum(c.completed), sum(c.failed), sum(c.skipped), sum(c.us * (1 - c.skipped))
     from (
-        select u.stage_name, u.us, (u.outcome = 'completed')::integer as completed, (u.outcome = 'failed')::integer as failed,
-            (u.outcome = 'skipped')::integer as skipped, case u.outcome when 'completed' then width_bucket(u.us, v_bounds) else -1 end as bucket
+        select u.stage_name, u.us,
+            (u.outcome = 'completed')::integer as completed,
+            (u.outcome = 'failed')::integer as failed,
+            (u.outcome = 'skipped')::integer as skipped,
+            case u.outcome when 'completed' then width_bucket(u.us, v_bounds) else -1 end as bucket
         from unnest(p_stages, p_outcomes, p_us) as u (stage_name, outcome, us)
     ) c
     group by c.stage_name, c.bucket;
 end;
 $$;
 comment on function krai_private.count_outcomes(text[], text[], bigint[]) is
-'Counts running stages that were completed, failed or skipped, given by their stage, outcome and duration in microseconds.';
+'Counts running stages that end: parallel arrays of stage, outcome and duration in microseconds.
+p_outcomes: completed, failed or skipped.';
 
--- As text, because it has to be of one piece with the rows that it counts: see sql_stage_state.
+-- SQL text, because the query must be planned together with the rows that it counts: see sql_stage_state.
 create or replace function krai_private.sql_counted(p_pairs text) returns text
 language plpgsql immutable parallel safe
 set search_path = ''
@@ -1582,7 +1819,8 @@ begin
             count(*) filter (where x.sign = 1 and x.state = 'completed' and x.other <> 'completed') as runs_completed,
             count(*) filter (where x.sign = 1 and x.state = 'failed' and x.other <> 'failed') as runs_failed,
             count(*) filter (where x.sign = 1 and x.state = 'skipped' and x.other <> 'skipped') as runs_skipped,
-            coalesce(sum(x.us) filter (where x.sign = 1 and x.state in ('completed', 'failed') and x.other <> x.state), 0) as work_us
+            coalesce(sum(x.us) filter (
+                where x.sign = 1 and x.state in ('completed', 'failed') and x.other <> x.state), 0) as work_us
         from (
             select c.key, side.sign, side.state, side.other, side.us
             from (%1$s) pair
@@ -1596,7 +1834,9 @@ begin
                 where (pair.new ? o.key) is not true
             ) c
             cross join lateral (select %2$s as old_state, %3$s as new_state offset 0) s
-            cross join lateral (values (-1, s.old_state, s.new_state, %4$s), (1, s.new_state, s.old_state, %5$s)) side (sign, state, other, us)
+            cross join lateral (values
+                (-1, s.old_state, s.new_state, %4$s),
+                (1, s.new_state, s.old_state, %5$s)) side (sign, state, other, us)
             where side.state <> 'pending'
         ) x
         group by 1, 2$q$, p_pairs, krai_private.sql_stage_state('c.old'), krai_private.sql_stage_state('c.new'),
@@ -1604,7 +1844,10 @@ begin
 end;
 $$;
 comment on function krai_private.sql_counted(text) is
-'SQL query for what many changes add to the figures: rows of stage_name, bucket, processing, completed, failed, skipped, timed, duration_us, started, runs_completed, runs_failed, runs_skipped, work_us. p_pairs: SQL query with the columns old and new, each a stage_status, or {} before a document came and after it went.';
+'SQL query for what many changes of stage_status add to the metrics.
+Its columns: stage_name, bucket, processing, completed, failed, skipped, timed, duration_us, started, runs_completed,
+runs_failed, runs_skipped, work_us. p_pairs: SQL query with the columns old and new, each a stage_status; {} as old for
+an inserted document, as new for a deleted one.';
 
 do $make$
 begin
@@ -1617,7 +1860,8 @@ begin
     insert into krai_core.stage_deltas (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us,
         started, runs_completed, runs_failed, runs_skipped, work_us)
     select * from (%s) counted
-    where (counted.processing, counted.completed, counted.failed, counted.skipped, counted.timed, counted.duration_us) <> (0, 0, 0, 0, 0, 0)
+    where (counted.processing, counted.completed, counted.failed, counted.skipped, counted.timed, counted.duration_us)
+            <> (0, 0, 0, 0, 0, 0)
        or counted.started + counted.runs_completed + counted.runs_failed + counted.runs_skipped > 0;
 end;
 $$$f$, krai_private.sql_counted($q$
@@ -1625,28 +1869,30 @@ $$$f$, krai_private.sql_counted($q$
             where e.transaction_id = pg_current_xact_id() and e.depth = pg_trigger_depth()$q$));
 end $make$;
 comment on function krai_private.count_edits() is
-'Counts the direct edits of the statement at work (edited_documents).';
+'Counts the direct edits of the current statement (edited_documents).';
 
 -- ======== 10_history ========
--- Per-stage document tracking: the runs of a stage, as the writers see them. Private helpers.
+-- History: the runs of a stage, as the writers see them.
 --
---   held_run         the run that a call may act on, by its claim id or without one
---   archive_last_run    before a stage begins anew: what the column knows of the last run goes into the history
---   begin_run         makes the one open run of a stage a running one
---   next_attempt, retry_at     how attempts count, and when a failed one is tried again
---   short_error, full_error    an error, as the column and the history hold it
---   error_pattern, error_fingerprint    what errors of one kind have in common
+--   held_run                 the run that a call may act on, with or without a claim id
+--   next_attempt, retry_at   how attempts count, and when a failed stage is retried
+--   archive_last_run         before a stage starts again: moves what the column knows of the last run into the history
+--   archive_failed_runs      the same for many failed stages that are claimed again
+--   begin_run                makes the one open run of a stage a running one
+--   state_of_run             the state of a stage that rests on a closed run
+--   adopt_runs, adopt_closed_runs   runs for stages that somebody else wrote to the column
 --
 -- Rules
---   * A claim id opens a given stage of a document once, and acts on that run alone. Closed by its own holder, it answers
---     as the first time; closed by anybody else, it is lease_lost, after a pause of any length.
---   * Attempts count up from 1 over failed and lost runs, and begin again after a success, a skip, a cancelled run, a retry
---     and a reset. A run that was given back (released) does not count.
---   * A stage that is completed, failed or skipped stands on one closed run, which is_current marks.
---   * stage_runs holds what the column forgets: error, times, progress, metadata, and keys beside the seven.
--- `order by r.id + 0 desc limit 1` for the last run of a stage, here and later: by the bare id, a planner that believes the
--- table small would walk down its primary key.
--- Lock order: the callers have the document, these lock rows of stage_runs.
+--   * A claim id opens a given stage of a document once, and acts on that run alone. If its own holder closed the run,
+--     a repeated call gets the same answer as the first; if anybody else closed it, the call raises lease_lost, no
+--     matter how much later it comes.
+--   * Attempts count up from 1 over failed and lost runs, and start again after a success, a skip, a cancelled run, a
+--     retry and a reset. A released run does not count.
+--   * A stage that is completed, failed or skipped rests on exactly one closed run, the one with is_current.
+--   * stage_runs keeps what the column forgets: error, times, progress, metadata, and keys beyond the seven.
+--   * The last run of a stage, here and in later files, is `order by r.id + 0 desc limit 1`: with the bare id, a
+--     planner that believes the table is small would walk down its primary key.
+-- Lock order: callers hold the lock on the document; these functions lock rows of stage_runs.
 
 create or replace function krai_private.held_run(p_call text, p_document_id uuid, p_stage_name text, p_claim_id uuid)
 returns krai_core.stage_runs
@@ -1661,7 +1907,7 @@ begin
         where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'running';
         return v_run;
     end if;
-    -- `is true`, here and later: not looked up by the claim id, which a whole batch shares.
+    -- `is true`, here and in later files, keeps the planner off the index on claim_id: a whole batch shares one id.
     select * into v_run from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
     if v_run.id is null or (v_run.status <> 'running' and not v_run.closed_by_holder) then
@@ -1677,9 +1923,12 @@ begin
 end;
 $$;
 comment on function krai_private.held_run(text, uuid, text, uuid) is
-'The run that a call acts on. Without claim id: the running one, or a row of nulls. With it: the run that carries it, running or closed by its own holder; anything else raises PT409 lease_lost.';
+'The run that a call acts on.
+Without a claim id: the running one, or a row of nulls. With one: the run that carries it, if it is running or was
+closed by its own holder; anything else raises PT409 lease_lost.';
 
-create or replace function krai_private.next_attempt(p_status text, p_attempt integer, p_reset_at timestamptz) returns integer
+create or replace function krai_private.next_attempt(p_status text, p_attempt integer, p_reset_at timestamptz)
+returns integer
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
@@ -1692,10 +1941,12 @@ begin
 end;
 $$;
 comment on function krai_private.next_attempt(text, integer, timestamptz) is
-'Number of the attempt after a closed run of that status, attempt and reset_at; null: there was none.';
+'Number of the attempt that follows a closed run with this status, attempt and reset_at.
+p_status: null if there was no run before.';
 
--- Between half and all of the wait, so that what failed together does not come back together.
-create or replace function krai_private.retry_at(p_stage_name text, p_attempt integer, p_now timestamptz) returns timestamptz
+-- Jitter between half and all of the wait, so that stages that failed together are not retried together.
+create or replace function krai_private.retry_at(p_stage_name text, p_attempt integer, p_now timestamptz)
+returns timestamptz
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -1710,9 +1961,17 @@ begin
 end;
 $$;
 comment on function krai_private.retry_at(text, integer, timestamptz) is
-'When a stage that failed in this attempt is tried again: after backoff_seconds doubled for each attempt, at most backoff_max_seconds, with jitter; null when no attempt is left.';
+'When a stage that failed in this attempt is retried automatically; null if no attempt is left.
+The wait is backoff_seconds, doubled for each attempt, at most backoff_max_seconds, with jitter.
+Raises 22023 unknown_stage.';
 
-create or replace function krai_private.archive_last_run(p_document_id uuid, p_stage_name text, p_stage jsonb, p_actor text default null, p_reset boolean default false)
+create or replace function krai_private.archive_last_run(
+    p_document_id uuid,
+    p_stage_name text,
+    p_stage jsonb,
+    p_actor text default null,
+    p_reset boolean default false
+)
 returns integer
 language plpgsql volatile
 set search_path = ''
@@ -1721,17 +1980,22 @@ declare
     v_last krai_core.stage_runs;
     v_status text := p_stage ->> 'status';
     v_started_at timestamptz;
-    v_further jsonb := p_stage - array['status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata'];
+    v_further jsonb := p_stage - array[
+        'status', 'started_at', 'completed_at', 'duration_seconds', 'progress', 'error', 'metadata'];
 begin
     select * into v_last from krai_core.stage_runs r
     where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status <> 'ready'
     order by r.id + 0 desc limit 1;
     if v_last.id is null and v_status <> 'pending' then
-        -- A run from before there was a history: what the column still knows of it becomes its row.
+        -- A run older than the history: its row is built from what the column still knows.
         v_started_at := krai_private.time_or_null(p_stage ->> 'started_at');
-        insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, error, error_fingerprint)
-        values (p_document_id, p_stage_name, case v_status when 'processing' then 'lost' else v_status end, v_started_at,
-                coalesce(krai_private.time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()), p_stage ->> 'error',
+        insert into krai_core.stage_runs
+            (document_id, stage_name, status, started_at, finished_at, error, error_fingerprint)
+        values (p_document_id, p_stage_name,
+                case v_status when 'processing' then 'lost' else v_status end,
+                v_started_at,
+                coalesce(krai_private.time_or_null(p_stage ->> 'completed_at'), v_started_at, clock_timestamp()),
+                p_stage ->> 'error',
                 case when v_status = 'failed' then krai_private.error_fingerprint(p_stage ->> 'error') end)
         returning * into v_last;
     end if;
@@ -1740,7 +2004,9 @@ begin
     end if;
     if v_status <> 'pending' or p_reset then
         update krai_core.stage_runs r
-        set progress = case when v_status = 'pending' then r.progress else greatest(r.progress, (p_stage ->> 'progress')::numeric) end,
+        set progress = case
+                when v_status = 'pending' then r.progress
+                else greatest(r.progress, (p_stage ->> 'progress')::numeric) end,
             metadata = case when v_status = 'pending' then r.metadata else v_further || (p_stage -> 'metadata') end,
             is_current = false,
             reset_at = case when p_reset then clock_timestamp() else r.reset_at end,
@@ -1751,9 +2017,16 @@ begin
 end;
 $$;
 comment on function krai_private.archive_last_run(uuid, text, jsonb, text, boolean) is
-'Before a stage is started anew, retried or reset: keeps progress and metadata of what is in the column with the last run, and returns the number of the next attempt.';
+'Saves progress and metadata of the column with the last run of a stage, and returns the number of the next attempt.
+Called before a stage is started again, retried or reset. p_stage: the stored stage, in the shape of the seven keys.
+p_actor: who resets. p_reset: attempts start again at 1.';
 
-create or replace function krai_private.archive_failed_runs(p_stage_name text, p_document_ids uuid[], p_stages jsonb[]) returns void
+create or replace function krai_private.archive_failed_runs(
+    p_stage_name text,
+    p_document_ids uuid[],
+    p_stages jsonb[]
+)
+returns void
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -1764,18 +2037,30 @@ set jit = off
 as $$
 begin
     update krai_core.stage_runs r
-    set progress = greatest(r.progress, krai_private.progress_of(f.stage)), metadata = f.stage -> 'metadata', is_current = false
+    set progress = greatest(r.progress, krai_private.progress_of(f.stage)),
+        metadata = f.stage -> 'metadata',
+        is_current = false
     from unnest(p_document_ids, p_stages) as f (document_id, stage)
     where r.id = any (array(
         select last.id from krai_core.stage_runs last
-        where last.document_id = f.document_id and last.stage_name = p_stage_name and last.status not in ('ready', 'running')
+        where last.document_id = f.document_id and last.stage_name = p_stage_name
+          and last.status not in ('ready', 'running')
         order by last.id + 0 desc limit 1));
 end;
 $$;
 comment on function krai_private.archive_failed_runs(text, uuid[], jsonb[]) is
-'As failed stages are claimed again: what their attempts had left in the column goes into the history. p_stages: the stored stages as they were.';
+'Saves progress and metadata of failed stages with their last runs, as the stages are claimed again.
+p_document_ids, p_stages: parallel arrays; p_stages holds the stored stages as they were before the claim.';
 
-create or replace function krai_private.begin_run(p_document_id uuid, p_stage_name text, p_attempt integer, p_claim_id uuid, p_worker text, p_lease_seconds numeric, p_now timestamptz)
+create or replace function krai_private.begin_run(
+    p_document_id uuid,
+    p_stage_name text,
+    p_attempt integer,
+    p_claim_id uuid,
+    p_worker text,
+    p_lease_seconds numeric,
+    p_now timestamptz
+)
 returns timestamptz
 language plpgsql volatile
 set search_path = ''
@@ -1783,22 +2068,27 @@ as $$
 declare
     v_ready_at timestamptz;
 begin
-    -- A ready run becomes the running one, so that its priority and its wait stay with it.
+    -- A ready run becomes the running one, so that it keeps its priority and its wait.
     update krai_core.stage_runs r
-    set status = 'running', attempt = p_attempt, retry_at = null, claim_id = p_claim_id, opens_claim = p_claim_id is not null, worker = p_worker, started_at = p_now, heartbeat_at = p_now,
-        lease_seconds = p_lease_seconds, lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
+    set status = 'running', attempt = p_attempt, retry_at = null,
+        claim_id = p_claim_id, opens_claim = p_claim_id is not null, worker = p_worker,
+        started_at = p_now, heartbeat_at = p_now,
+        lease_seconds = p_lease_seconds,
+        lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
     where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'ready'
     returning r.available_at into v_ready_at;
     if not found then
         insert into krai_core.stage_runs
-            (document_id, stage_name, status, attempt, claim_id, opens_claim, worker, started_at, heartbeat_at, lease_seconds, lease_expires_at)
-        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_claim_id is not null, p_worker, p_now, p_now, p_lease_seconds,
-                p_now + make_interval(secs => p_lease_seconds::double precision));
+            (document_id, stage_name, status, attempt, claim_id, opens_claim, worker, started_at, heartbeat_at,
+             lease_seconds, lease_expires_at)
+        values (p_document_id, p_stage_name, 'running', p_attempt, p_claim_id, p_claim_id is not null, p_worker,
+                p_now, p_now, p_lease_seconds, p_now + make_interval(secs => p_lease_seconds::double precision));
     end if;
     return v_ready_at;
 end;
 $$;
-comment on function krai_private.begin_run(uuid, text, integer, uuid, text, numeric, timestamptz) is 'Makes the one open run of a stage a running one. Returns since when it was due, null if it was not ready.';
+comment on function krai_private.begin_run(uuid, text, integer, uuid, text, numeric, timestamptz) is
+'Makes the one open run of a stage a running one. Returns since when it was due; null if it was not ready.';
 
 create or replace function krai_private.state_of_run(p_status text) returns text
 language plpgsql immutable parallel safe
@@ -1808,7 +2098,9 @@ begin
     return case p_status when 'lost' then 'failed' when 'cancelled' then 'skipped' else p_status end;
 end;
 $$;
-comment on function krai_private.state_of_run(text) is 'The state of a stage that stands on a closed run of that status: completed, failed (failed, lost) or skipped (skipped, cancelled).';
+comment on function krai_private.state_of_run(text) is
+'The state of a stage that rests on a closed run with this status.
+completed for completed, failed for failed and lost, skipped for skipped and cancelled.';
 
 create or replace function krai_private.adopt_runs(p_document_ids uuid[]) returns integer
 language plpgsql volatile
@@ -1825,12 +2117,17 @@ declare
 begin
     delete from krai_core.stage_runs r
     using krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.open_stage is not null and r.status = 'ready'
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id])
+      and r.open_stage is not null and r.status = 'ready'
       and d.stage_status -> r.stage_name ->> 'status' = 'processing';
-    insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, heartbeat_at, lease_seconds, lease_expires_at)
+    insert into krai_core.stage_runs
+        (document_id, stage_name, status, attempt, started_at, heartbeat_at, lease_seconds, lease_expires_at)
     select x.document_id, x.name, 'running',
-        coalesce((select krai_private.next_attempt(last.status, last.attempt, last.reset_at) from krai_core.stage_runs last
-                  where last.document_id = x.document_id and last.stage_name = x.name order by last.id + 0 desc limit 1), 1),
+        coalesce((
+            select krai_private.next_attempt(last.status, last.attempt, last.reset_at)
+            from krai_core.stage_runs last
+            where last.document_id = x.document_id and last.stage_name = x.name
+            order by last.id + 0 desc limit 1), 1),
         x.began, x.began, x.lease, x.began + make_interval(secs => x.lease)
     from (
         select d.id as document_id, s.name, greatest(s.lease_seconds, 3600) as lease,
@@ -1845,7 +2142,10 @@ begin
 end;
 $$;
 comment on function krai_private.adopt_runs(uuid[]) is
-'Stages that are processing without a run, because somebody wrote the column, get one without claim id, with the lease that a plain start gives, from the started_at that they show: so they come back when nobody ends them. Then adopt_closed_runs. Returns how many. The documents must be locked by the caller.';
+'Opens a running run for each stage that is processing without one, because somebody wrote the column directly.
+The run has no claim id and the lease of a plain start, counted from the started_at of the stage, so that the stage
+returns to the queue if nobody ends it. Then calls adopt_closed_runs. Returns how many runs either of them adopted or
+superseded. The caller must have locked the documents.';
 
 create or replace function krai_private.adopt_closed_runs(p_document_ids uuid[]) returns integer
 language plpgsql volatile
@@ -1863,15 +2163,22 @@ declare
 begin
     update krai_core.stage_runs r
     set is_current = false,
-        -- Taken back by hand, as by reset_stage.
-        reset_at = case when r.reset_at is null and (
-            select krai_private.stage_state(d.stage_status -> r.stage_name) from krai_core.documents d where d.id = r.document_id) = 'pending' then v_now else r.reset_at end
+        -- Set back to pending by hand: counts as a reset, like reset_stage.
+        reset_at = case
+            when r.reset_at is null and (
+                select krai_private.stage_state(d.stage_status -> r.stage_name)
+                from krai_core.documents d where d.id = r.document_id) = 'pending'
+                then v_now
+            else r.reset_at end
     where r.document_id = any (p_document_ids) and r.is_current and not exists (
         select from krai_private.current_stages c
-        where c.document_id = any (array[r.document_id]) and c.stage_name = any (array[r.stage_name]) and c.state = krai_private.state_of_run(r.status));
+        where c.document_id = any (array[r.document_id]) and c.stage_name = any (array[r.stage_name])
+          and c.state = krai_private.state_of_run(r.status));
     get diagnostics v_superseded = row_count;
-    insert into krai_core.stage_runs (document_id, stage_name, status, started_at, finished_at, is_current, error, error_fingerprint)
-    select c.document_id, c.stage_name, c.state, x.started_at, coalesce(x.finished_at, x.started_at, v_now), true, left(x.error, 65536),
+    insert into krai_core.stage_runs
+        (document_id, stage_name, status, started_at, finished_at, is_current, error, error_fingerprint)
+    select c.document_id, c.stage_name, c.state, x.started_at, coalesce(x.finished_at, x.started_at, v_now), true,
+        left(x.error, 65536),
         case when c.state = 'failed' then krai_private.error_fingerprint(x.error) end
     from krai_private.current_stages c
     cross join lateral (
@@ -1880,14 +2187,17 @@ begin
             d.stage_status -> c.stage_name ->> 'error' as error
         from krai_core.documents d where d.id = c.document_id offset 0) x
     where c.document_id = any (p_document_ids) and not exists (
-        -- `offset 0`: no join, which a planner that believes the table empty would make of all of it.
-        select from krai_core.stage_runs r where r.document_id = c.document_id and r.stage_name = c.stage_name and r.is_current offset 0);
+        -- `offset 0` prevents a join: a planner that believes the table is empty would join all of it.
+        select from krai_core.stage_runs r
+        where r.document_id = c.document_id and r.stage_name = c.stage_name and r.is_current offset 0);
     get diagnostics v_adopted = row_count;
     return v_superseded + v_adopted;
 end;
 $$;
 comment on function krai_private.adopt_closed_runs(uuid[]) is
-'Stages that are completed, failed or skipped without a current run, because somebody wrote the column or they are older than the history, get one of what the column knows; runs that their stage stands on no longer are current no more. Returns how many of both. The documents must be locked by the caller.';
+'Adds the current run that a completed, failed or skipped stage lacks, and supersedes runs that no stage rests on.
+A run is missing if somebody wrote the column directly, or if the stage is older than the history; it is built from what
+the column knows. Returns how many runs it added and superseded. The caller must have locked the documents.';
 
 -- ======== 11_ready ========
 -- Ready runs: which stages may be run now, derived from the truth.
@@ -3742,21 +4052,22 @@ comment on function krai_core.resume_stage(text, text) is
 'Hands out a paused stage again. p_actor: who asked for it. Returns true. Raises 22023 unknown_stage.';
 
 -- ======== 30_questions_document ========
--- Per-stage document tracking: what is asked.
+-- Questions about one document: where it stands, how it got there, and why a stage is not running.
 --
---   vw_document_stages     one row per document and enabled stage, with its state; the other answers are made from it
---   vw_documents_by_stage  one row per document: current stage, progress, one JSON column per stage
---   get_document_progress, get_current_stage, can_start_stage     one question about one document
---   get_document_status                                           the payload of the HTTP API, as jsonb
--- Statistics follow in the next file.
+--   get_document_progress, get_current_stage, can_start_stage    one value each
+--   get_document_status      the payload of the HTTP API
+--   get_weighted_progress    one number for a progress bar: unfinished stages count in part, heavy stages count more
+--   get_document_timeline    every run of the document
+--   explain_stage            why a stage is not running, or who is running it; its helpers age_in_words,
+--                            place_in_queue and unfinished_prerequisites
 --
 -- Rules
---   * Finished = completed or skipped. A disabled stage is satisfied and in no total.
---   * State of a document: failed if any stage is failed; pending if all are pending; completed if all are finished; else
---     processing.
---   * Odd rows (null, {}, arrays, plain strings, foreign values) are read like repaired_stages would repair them, and break nothing.
---   * Views run with the rights of the caller (security_invoker): whoever may select documents sees their stages.
--- Nothing here locks or writes; the functions are stable, so that GET /rest/v1/rpc/<name> serves them.
+--   * Finished = completed or skipped. A disabled stage counts as satisfied and is in no total.
+--   * Malformed rows (null, {}, arrays, plain strings, foreign values) are read as repaired_stages would repair them.
+--   * Weighted progress never falls until a stage is reset: a stage counts with the furthest that any of its runs got
+--     since its last reset. get_document_progress is the plain share of finished stages.
+--   * explain_stage is for service_role; the others answer whoever may see the document.
+--   * The functions are stable, so that GET /rest/v1/rpc/<name> serves them. Nothing here locks or writes.
 
 create or replace function krai_core.get_document_progress(p_document_id uuid) returns numeric
 language plpgsql stable
@@ -3773,7 +4084,7 @@ begin
 end;
 $$;
 comment on function krai_core.get_document_progress(uuid) is
-'Finished stages (completed or skipped) in percent of the enabled ones: 3 of 8 is 37.50.
+'Finished stages (completed or skipped) as a percentage of the enabled ones: 3 of 8 is 37.50.
 Raises PT404 unknown_document.';
 
 create or replace function krai_core.get_current_stage(p_document_id uuid) returns text
@@ -3791,7 +4102,7 @@ begin
 end;
 $$;
 comment on function krai_core.get_current_stage(uuid) is
-'The first enabled stage in pipeline order that is not finished, or ''completed''.
+'The first enabled stage in pipeline order that is not finished; ''completed'' when all are.
 Raises PT404 unknown_document.';
 
 create or replace function krai_core.can_start_stage(p_document_id uuid, p_stage_name text) returns boolean
@@ -3819,8 +4130,8 @@ begin
 end;
 $$;
 comment on function krai_core.can_start_stage(uuid, text) is
-'True when the stage is enabled, pending or failed, and every stage that it requires is completed, skipped or disabled. A pause or a backoff does not count.
-Raises PT404 unknown_document, 22023 unknown_stage.';
+'True when the stage is enabled, pending or failed, and its prerequisites are completed, skipped or disabled.
+Ignores pauses and backoff. Raises PT404 unknown_document, 22023 unknown_stage.';
 
 create or replace function krai_core.get_document_status(p_document_id uuid) returns jsonb
 language plpgsql stable
@@ -3840,7 +4151,7 @@ begin
     if not krai_private.is_sound(v_stage_status) then
         v_stage_status := krai_private.repaired_stages(v_stage_status);
     end if;
-    -- All times are in the one form that iso_time writes, or were brought to it, so that they sort as text.
+    -- iso_time wrote all times in one form, or the repair brought them to it, so that they sort as text.
     select min(v_stage_status -> s.name ->> 'started_at' collate "C") as started_at,
            max(v_stage_status -> s.name ->> 'completed_at' collate "C") as completed_at,
            (array_agg(v_stage_status -> s.name ->> 'error' order by s.position)
@@ -3860,8 +4171,12 @@ begin
 end;
 $$;
 comment on function krai_core.get_document_status(uuid) is
-'Everything about one document as one JSON object: {document_id, status, current_stage, progress, started_at, completed_at, error, stage_status}.
-status: pending, processing, completed or failed, from the stages. progress: percent, 0 to 100. started_at: earliest start of a stage or null. completed_at: latest end once every stage is finished, else null. error: that of the first failed stage in pipeline order, or null. Times: ISO 8601, UTC. Raises PT404 unknown_document.';
+'Everything about one document as one JSON object.
+Returns {document_id, status, current_stage, progress, started_at, completed_at, error, stage_status}.
+status: pending, processing, completed or failed, derived from the stages. progress: percent, 0 to 100.
+started_at: earliest start of a stage, or null. completed_at: latest end once every stage is finished, else null.
+error: that of the first failed stage in pipeline order, or null. Times: ISO 8601, UTC.
+Raises PT404 unknown_document.';
 
 create or replace function krai_core.get_weighted_progress(p_document_id uuid) returns numeric
 language plpgsql stable
@@ -3878,17 +4193,23 @@ declare
 begin
     select coalesce(sum(s.weight * case when x.state in ('completed', 'skipped') then 100
             else greatest(case when x.state in ('processing', 'failed') then krai_private.progress_of(x.stage) end, (
-                select max(case when r.status in ('completed', 'skipped') or r.status = 'cancelled' and r.progress is not null then 100 else r.progress end)
+                select max(case
+                    when r.status in ('completed', 'skipped')
+                      or r.status = 'cancelled' and r.progress is not null then 100
+                    else r.progress end)
                 from krai_core.stage_runs r
                 where r.document_id = d.id and r.stage_name = s.name and r.id > coalesce((
-                    -- A retry of what failed loses nothing of how far it had come.
+                    -- Retrying a failed stage keeps the progress that it had made.
                     select max(b.id + 0) from krai_core.stage_runs b
-                    where b.document_id = d.id and b.stage_name = s.name and b.reset_at is not null and b.status not in ('failed', 'lost')), 0)), 0) end)
+                    where b.document_id = d.id and b.stage_name = s.name
+                      and b.reset_at is not null and b.status not in ('failed', 'lost')), 0)), 0) end)
             / nullif(sum(s.weight), 0), 100), count(*) > 0
     into v_progress, v_found
     from krai_core.documents d
     cross join krai_core.stages s
-    cross join lateral (select d.stage_status -> s.name as stage, krai_private.stage_state(d.stage_status -> s.name) as state offset 0) x
+    cross join lateral (
+        select d.stage_status -> s.name as stage, krai_private.stage_state(d.stage_status -> s.name) as state
+        offset 0) x
     where d.id = p_document_id and s.enabled;
     if not v_found and not exists (select from krai_core.documents d where d.id = p_document_id) then
         perform krai_private.raise_unknown_document(p_document_id);
@@ -3897,7 +4218,8 @@ begin
 end;
 $$;
 comment on function krai_core.get_weighted_progress(uuid) is
-'How far a document is in percent, 0 to 100: its stages by their weight (stages.weight), those that run or failed in part. Never falls while no stage is reset and the pipeline stays as it is.
+'Percent of a document, 0 to 100, weighted by stages.weight; running and failed stages count in part.
+Never falls while no stage is reset and the pipeline does not change.
 Raises PT404 unknown_document.';
 
 create or replace function krai_core.get_document_timeline(p_document_id uuid) returns jsonb
@@ -3922,11 +4244,17 @@ begin
     end if;
     return jsonb_build_object('document_id', p_document_id, 'filename', v_filename, 'runs', coalesce((
         select jsonb_agg(jsonb_build_object('stage_name', r.stage_name, 'status', r.status, 'attempt', r.attempt,
-            'ready_at', krai_private.iso_time(r.available_at), 'started_at', krai_private.iso_time(r.started_at), 'finished_at', krai_private.iso_time(r.finished_at),
-            'wait_seconds', case when r.started_at >= r.available_at then trim_scale(round(extract(epoch from r.started_at - r.available_at), 6)) end,
-            'work_seconds', case when r.status <> 'ready' then trim_scale(round(extract(epoch from coalesce(r.finished_at, clock_timestamp()) - r.started_at), 6)) end,
-            'progress', coalesce(r.progress, case when r.is_current or r.status = 'running' then krai_private.progress_of(d.stage_status -> r.stage_name) end),
-            'error', left(r.error, 4000), 'retry_at', krai_private.iso_time(r.retry_at), 'reset_at', krai_private.iso_time(r.reset_at))
+            'ready_at', krai_private.iso_time(r.available_at),
+            'started_at', krai_private.iso_time(r.started_at),
+            'finished_at', krai_private.iso_time(r.finished_at),
+            'wait_seconds', case when r.started_at >= r.available_at then
+                trim_scale(round(extract(epoch from r.started_at - r.available_at), 6)) end,
+            'work_seconds', case when r.status <> 'ready' then
+                trim_scale(round(extract(epoch from coalesce(r.finished_at, clock_timestamp()) - r.started_at), 6)) end,
+            'progress', coalesce(r.progress, case when r.is_current or r.status = 'running' then
+                krai_private.progress_of(d.stage_status -> r.stage_name) end),
+            'error', left(r.error, 4000),
+            'retry_at', krai_private.iso_time(r.retry_at), 'reset_at', krai_private.iso_time(r.reset_at))
             || coalesce(v_hidden -> r.id::text, '{"worker": null, "actor": null}') order by r.id)
         from krai_core.stage_runs r
         join krai_core.documents d on d.id = r.document_id
@@ -3934,8 +4262,12 @@ begin
 end;
 $$;
 comment on function krai_core.get_document_timeline(uuid) is
-'All runs of a document in the order in which they were opened: {document_id, filename, runs: [{stage_name, status, attempt, ready_at, started_at, finished_at, wait_seconds, work_seconds, progress, error, retry_at, reset_at, worker, actor}]}.
-status: as in stage_runs. Seconds: from ready to start, null where it has not started or was not ready; and from start to end or now. Times: ISO 8601, UTC. worker and actor are for service_role, and null for others. Raises PT404 unknown_document.';
+'All runs of a document in the order in which they were opened.
+Returns {document_id, filename, runs: [{stage_name, status, attempt, ready_at, started_at, finished_at, wait_seconds,
+work_seconds, progress, error, retry_at, reset_at, worker, actor}]}.
+status: as in stage_runs. wait_seconds: from ready to start; null for a run that has not started or was never ready.
+work_seconds: from start to end, or to now. Times: ISO 8601, UTC. worker and actor are null except for service_role.
+Raises PT404 unknown_document.';
 
 create or replace function krai_private.age_in_words(p_from timestamptz, p_to timestamptz) returns text
 language plpgsql immutable parallel safe
@@ -3951,7 +4283,8 @@ begin
         else round(v_seconds / 86400) || ' days' end;
 end;
 $$;
-comment on function krai_private.age_in_words(timestamptz, timestamptz) is 'The time between two instants, for people: seconds, minutes, hours or days.';
+comment on function krai_private.age_in_words(timestamptz, timestamptz) is
+'The time between two instants in seconds, minutes, hours or days, for people.';
 
 create or replace function krai_private.place_in_queue(p_run krai_core.stage_runs) returns integer
 language plpgsql stable
@@ -3967,7 +4300,8 @@ begin
             limit 1000) ahead);
 end;
 $$;
-comment on function krai_private.place_in_queue(krai_core.stage_runs) is 'How many due runs are handed out before a ready one, and 1; counted up to 1001.';
+comment on function krai_private.place_in_queue(krai_core.stage_runs) is
+'Place of a ready run among the due runs of its stage: 1 is next in line. Counted up to 1001.';
 
 create or replace function krai_private.unfinished_prerequisites(p_document_id uuid, p_stage_name text) returns jsonb
 language plpgsql stable
@@ -3984,7 +4318,7 @@ begin
 end;
 $$;
 comment on function krai_private.unfinished_prerequisites(uuid, text) is
-'The prerequisites of a stage that are not finished, in the order of the pipeline: [{"stage", "status"}].';
+'The unfinished prerequisites of a stage, in pipeline order: [{"stage", "status"}].';
 
 create or replace function krai_core.explain_stage(p_document_id uuid, p_stage_name text) returns jsonb
 language plpgsql stable
@@ -4002,88 +4336,98 @@ declare
     v_reason text;
     v_message text;
 begin
-    select krai_private.stage_state(d.stage_status -> p_stage_name), d.stage_status -> p_stage_name into v_status, v_stored
-    from krai_core.documents d where d.id = p_document_id;
+    select krai_private.stage_state(d.stage_status -> p_stage_name), d.stage_status -> p_stage_name
+    into v_status, v_stored from krai_core.documents d where d.id = p_document_id;
     if not found then
         perform krai_private.raise_unknown_document(p_document_id);
     end if;
-    select * into v_open from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.open_stage = p_stage_name;
-    select * into v_last from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.status not in ('ready', 'running')
-    order by r.id + 0 desc limit 1;
-
+    select * into v_open from krai_core.stage_runs where document_id = p_document_id and open_stage = p_stage_name;
+    select * into v_last from krai_core.stage_runs
+    where document_id = p_document_id and stage_name = p_stage_name and status not in ('ready', 'running')
+    order by id + 0 desc limit 1;
     if v_status in ('completed', 'skipped') then
         v_reason := v_status;
-        v_message := case v_status when 'completed' then 'It is completed'
-            else format('It was skipped: %s', coalesce(v_stored -> 'metadata' ->> 'reason', 'no reason was given')) end;
+        v_message := case v_status when 'completed' then 'Completed'
+            else format('Skipped: %s', coalesce(v_stored -> 'metadata' ->> 'reason', 'no reason given')) end;
     elsif v_status = 'processing' and v_open.status = 'running' and v_open.lease_expires_at > v_now then
         v_reason := 'running';
-        v_message := format('%s works on it since %s (attempt %s of %s) and holds it for another %s unless it gives a sign of life',
-            coalesce(v_open.worker, 'Somebody'), krai_private.age_in_words(v_open.started_at, v_now), v_open.attempt, v_stage.max_attempts,
-            krai_private.age_in_words(v_now, v_open.lease_expires_at));
+        v_message := format('%s has been running it for %s (attempt %s of %s); the lease expires in %s unless renewed',
+            coalesce(v_open.worker, 'An unnamed worker'), krai_private.age_in_words(v_open.started_at, v_now),
+            v_open.attempt, v_stage.max_attempts, krai_private.age_in_words(v_now, v_open.lease_expires_at));
     elsif v_status = 'processing' then
         v_reason := 'lease_over';
-        v_message := case when v_open.status = 'running' then format('%s gave no sign of life; its lease ended %s ago, and the next worker or reap takes the stage over',
-                coalesce(v_open.worker, 'Whoever works on it'), krai_private.age_in_words(v_open.lease_expires_at, v_now))
-            else 'It is marked as processing, and nobody holds it; start_stage takes it over' end;
+        v_message := case when v_open.status = 'running' then format(
+            '%s sent no heartbeat and its lease expired %s ago; the next worker or reap takes the stage over',
+            coalesce(v_open.worker, 'Its worker'), krai_private.age_in_words(v_open.lease_expires_at, v_now))
+            else 'Marked as processing, but nobody holds it; start_stage takes it over' end;
     elsif not v_stage.enabled then
         v_reason := 'disabled';
-        v_message := 'The stage is disabled: it counts as satisfied';
+        v_message := 'The stage is disabled and counts as satisfied';
     elsif v_waits_for <> '[]' then
         v_reason := 'waits_for_stages';
-        v_message := 'It waits for ' || (select string_agg(format('%s (%s)', w ->> 'stage', w ->> 'status'), ', ') from jsonb_array_elements(v_waits_for) w);
+        v_message := 'Waiting for ' || (select string_agg(format('%s (%s)', w ->> 'stage', w ->> 'status'), ', ')
+            from jsonb_array_elements(v_waits_for) w);
     elsif v_status = 'failed' and v_open.status is distinct from 'ready' then
         v_reason := 'failed';
-        v_message := format('It failed%s and is not tried again by itself; retry_stage does it. Error: %s',
-            coalesce(format(' in attempt %s of %s', v_last.attempt, v_stage.max_attempts), ''), coalesce(v_stored ->> 'error', 'none was given'));
+        v_message := format('Failed%s and will not be retried automatically; call retry_stage to try again. Error: %s',
+            coalesce(format(' in attempt %s of %s', v_last.attempt, v_stage.max_attempts), ''),
+            coalesce(v_stored ->> 'error', 'none given'));
     elsif v_stage.paused then
         v_reason := 'paused';
-        v_message := format('It is ready, and the stage is paused%s%s', coalesce(' by ' || v_stage.changed_by, ''),
-            coalesce(format(' since %s', krai_private.age_in_words(v_stage.changed_at, v_now)), ''));
+        v_message := format('Ready, but the stage was paused%s%s', coalesce(' by ' || v_stage.changed_by, ''),
+            coalesce(format(' %s ago', krai_private.age_in_words(v_stage.changed_at, v_now)), ''));
     elsif v_open.available_at > v_now then
         v_reason := 'backoff';
-        v_message := format('Attempt %s of %s failed; it is tried again in %s. Error: %s', v_open.attempt - 1, v_stage.max_attempts,
-            krai_private.age_in_words(v_now, v_open.available_at), coalesce(v_stored ->> 'error', 'none was given'));
+        v_message := format('Attempt %s of %s failed; next retry in %s. Error: %s', v_open.attempt - 1,
+            v_stage.max_attempts, krai_private.age_in_words(v_now, v_open.available_at),
+            coalesce(v_stored ->> 'error', 'none given'));
     elsif v_open.status = 'ready' then
         v_place := krai_private.place_in_queue(v_open);
         v_reason := 'ready';
-        v_message := format('It is ready since %s; %s', krai_private.age_in_words(v_open.available_at, v_now), case
-            when v_place = 1 then 'it is the next that a worker gets'
-            when v_place > 1000 then 'more than 1000 are handed out before it'
-            else format('%s are handed out before it', v_place - 1) end);
+        v_message := format('Ready for %s; %s', krai_private.age_in_words(v_open.available_at, v_now), case
+            when v_place = 1 then 'next in line' when v_place > 1000 then 'more than 1000 ahead of it in the queue'
+            else format('%s ahead of it in the queue', v_place - 1) end);
     else
         v_reason := 'not_queued';
-        v_message := 'It may start; the queue has not come to this document yet after a change of the pipeline (fill_ready_runs)';
+        v_message := 'Not queued yet: fill_ready_runs has not reached the document since the pipeline changed';
     end if;
-    return jsonb_build_object(
-        'document_id', p_document_id, 'stage_name', p_stage_name, 'status', v_status, 'reason', v_reason, 'message', v_message || '.',
-        'waits_for', v_waits_for, 'enabled', v_stage.enabled, 'paused', v_stage.paused,
-        'attempt', coalesce(v_open.attempt, v_last.attempt), 'max_attempts', v_stage.max_attempts,
-        'priority', v_open.priority, 'place', v_place, 'place_is_bound', coalesce(v_place > 1000, false),
-        'next_retry_at', case when v_status = 'failed' and v_open.status = 'ready' then krai_private.iso_time(v_open.available_at) end,
+    return jsonb_build_object('document_id', p_document_id, 'stage_name', p_stage_name, 'status', v_status,
+        'reason', v_reason, 'message', v_message || '.', 'waits_for', v_waits_for, 'enabled', v_stage.enabled,
+        'paused', v_stage.paused, 'attempt', coalesce(v_open.attempt, v_last.attempt), 'priority', v_open.priority,
+        'max_attempts', v_stage.max_attempts, 'place', v_place, 'place_is_bound', coalesce(v_place > 1000, false),
+        'next_retry_at', case when v_status = 'failed' and v_open.status = 'ready' then
+            krai_private.iso_time(v_open.available_at) end,
         'worker', case when v_open.status = 'running' then v_open.worker end,
+        'lease_expires_at', krai_private.iso_time(case when v_open.status = 'running' then v_open.lease_expires_at end),
         'started_at', krai_private.iso_time(case when v_open.status = 'running' then v_open.started_at end),
-        'heartbeat_at', krai_private.iso_time(case when v_open.status = 'running' then v_open.heartbeat_at end),
-        'lease_expires_at', krai_private.iso_time(case when v_open.status = 'running' then v_open.lease_expires_at end));
+        'heartbeat_at', krai_private.iso_time(case when v_open.status = 'running' then v_open.heartbeat_at end));
 end;
 $$;
 comment on function krai_core.explain_stage(uuid, text) is
-'Why a stage of a document does not run, or who runs it: {document_id, stage_name, status, reason, message, waits_for, enabled, paused, attempt, max_attempts, priority, place, place_is_bound, next_retry_at, worker, started_at, heartbeat_at, lease_expires_at}.
-reason: completed, skipped, running, lease_over, disabled, waits_for_stages, failed, paused, backoff, ready or not_queued; message says it in a sentence. waits_for: [{stage, status}], the prerequisites that are not finished. place: 1 is the next to be handed out, counted up to 1001 (place_is_bound), null unless ready. Times: ISO 8601, UTC. Raises PT404 unknown_document, 22023 unknown_stage.';
+'Why a stage of a document is not running, or who is running it.
+Returns {document_id, stage_name, status, reason, message, waits_for, enabled, paused, attempt, max_attempts, priority,
+place, place_is_bound, next_retry_at, worker, started_at, heartbeat_at, lease_expires_at}.
+reason: completed, skipped, running, lease_over, disabled, waits_for_stages, failed, paused, backoff, ready or
+not_queued; message says the same in a sentence. waits_for: [{stage, status}], the unfinished prerequisites.
+place: 1 is next in line, counted up to 1001 (place_is_bound), null unless ready. Times: ISO 8601, UTC.
+Raises PT404 unknown_document, 22023 unknown_stage.';
 
 -- ======== 31_questions_lists ========
--- Per-stage document tracking: lists of documents.
+-- Lists of documents: by stage and status, newest first, a page at a time.
 --
---   list_documents    the documents by stage and status, newest first, a page at a time
+--   list_documents    the public function
+--   list_cursor, newest_runs, upstream_stages, merged_runs, page_of_runs, documents_json    its steps, in this order
+--
+-- Words: a source is a pair of stage and kind of run whose newest runs one index range yields; merged_runs merges them.
 --
 -- Rules
---   * A page costs as much as it is long, at any depth and however many documents there are: it is read from the index of the
---     runs that its documents stand on. Those of a stage in a state have one run each (see stage_runs.is_current).
---   * What is pending has no run of its own unless it is ready: it is found by what it waits for, the stages before it that
---     are ready, running or failed. A document is listed under the newest of those.
---   * A page goes on behind the time and the run with which the one before ended: what changes meanwhile is on none or one.
--- For service_role. Nothing here locks or writes.
+--   * A page costs as much as it is long, at any depth and with any number of documents: it is read from the indexes of
+--     the runs that the stages stand on. A stage in a given state has one such run (see stage_runs.is_current).
+--   * A pending stage has no run of its own unless it is ready. It is found through the stages before it that are
+--     ready, running or failed; the document is listed under the newest of those.
+--   * The cursor is the time and the run that the previous page ended with. A document that changes meanwhile appears
+--     on at most one page.
+--   * For service_role. Nothing here locks or writes.
 
 create or replace function krai_private.list_cursor(p_after text, out o_at timestamptz, out o_id bigint)
 language plpgsql stable
@@ -4097,18 +4441,27 @@ begin
             o_at := split_part(p_after, ' ', 1)::timestamptz;
             o_id := split_part(p_after, ' ', 2)::bigint;
         exception when data_exception then
-            perform krai_private.raise_error('invalid_cursor', format('%s is no place in a list', quote_literal(left(p_after, 100))),
+            perform krai_private.raise_error('invalid_cursor',
+                format('%s is no place in a list', quote_literal(left(p_after, 100))),
                 '{}', 'Pass what the call before returned as next, or null for the beginning.');
         end;
     end if;
 end;
 $$;
-comment on function krai_private.list_cursor(text) is 'The place in a list that a page goes on behind; raises 22023 invalid_cursor.';
+comment on function krai_private.list_cursor(text) is
+'The place in a list after which a page continues; raises 22023 invalid_cursor.';
 
--- One range of one index for each source. What is asked is written out for each kind, because only so the planner sees the index
--- that holds just those. How to plan is said by the caller.
+-- Reads one range of one index per source. Each kind has its own query, because the planner uses a partial index only
+-- where its condition is written out. The caller sets the planner options.
 create or replace function krai_private.newest_runs(
-    p_kind text, p_stages text[], p_sources integer[], p_since timestamptz, p_at timestamptz[], p_id bigint[], p_limit integer, p_fingerprint bigint)
+    p_kind text,
+    p_stages text[],
+    p_sources integer[],
+    p_since timestamptz,
+    p_at timestamptz[],
+    p_id bigint[],
+    p_limit integer,
+    p_fingerprint bigint)
 returns table (source integer, run_id bigint, document_id uuid, since timestamptz)
 language plpgsql stable
 set search_path = ''
@@ -4117,18 +4470,21 @@ begin
     if p_kind = 'completed' then
         return query select u.source, x.* from unnest(p_sources) as u (source) cross join lateral (
             select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-            where r.stage_name = p_stages[u.source] and r.is_current and r.status = 'completed' and r.finished_at between p_since and p_at[u.source]
+            where r.stage_name = p_stages[u.source] and r.is_current and r.status = 'completed'
+              and r.finished_at between p_since and p_at[u.source]
               and (r.finished_at, r.id) < (p_at[u.source], p_id[u.source])
             order by r.finished_at desc, r.id desc limit p_limit) x;
     elsif p_kind = 'skipped' then
         return query select u.source, x.* from unnest(p_sources) as u (source) cross join lateral (
             select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-            where r.stage_name = p_stages[u.source] and r.is_current and r.status in ('skipped', 'cancelled') and r.finished_at between p_since and p_at[u.source]
+            where r.stage_name = p_stages[u.source] and r.is_current and r.status in ('skipped', 'cancelled')
+              and r.finished_at between p_since and p_at[u.source]
               and (r.finished_at, r.id) < (p_at[u.source], p_id[u.source])
             order by r.finished_at desc, r.id desc limit p_limit) x;
     elsif p_kind = 'failed' and p_fingerprint is not null then
         return query select p_sources[1], r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-        where r.error_fingerprint = p_fingerprint and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at[1]
+        where r.error_fingerprint = p_fingerprint and r.is_current and r.status in ('failed', 'lost')
+          and r.finished_at between p_since and p_at[1]
           and (r.finished_at, r.id) < (p_at[1], p_id[1])
           and (p_stages[1] is null or r.stage_name = p_stages[1])
         order by r.finished_at desc, r.id desc limit p_limit;
@@ -4140,7 +4496,8 @@ begin
     elsif p_kind = 'failed' then
         return query select u.source, x.* from unnest(p_sources) as u (source) cross join lateral (
             select r.id, r.document_id, r.finished_at from krai_core.stage_runs r
-            where r.stage_name = p_stages[u.source] and r.is_current and r.status in ('failed', 'lost') and r.finished_at between p_since and p_at[u.source]
+            where r.stage_name = p_stages[u.source] and r.is_current and r.status in ('failed', 'lost')
+              and r.finished_at between p_since and p_at[u.source]
               and (r.finished_at, r.id) < (p_at[u.source], p_id[u.source])
             order by r.finished_at desc, r.id desc limit p_limit) x;
     elsif p_kind = 'processing' then
@@ -4150,8 +4507,8 @@ begin
               and (r.started_at, r.id) < (p_at[u.source], p_id[u.source])
             order by r.started_at desc, r.id desc limit p_limit) x;
     else
-        -- Ready: newest first within each level of priority, the levels of a stage together. A stage that failed and is to be tried
-        -- again is not pending.
+        -- Ready: newest first within each priority level, then all levels of a stage together. A failed stage that
+        -- waits for its retry is not pending.
         return query
         with recursive levels (source, priority) as (
             select u.source, (select r.priority from krai_core.stage_runs r
@@ -4159,16 +4516,19 @@ begin
             from unnest(p_sources) as u (source)
             union all
             select l.source, (select r.priority from krai_core.stage_runs r
-                where r.stage_name = p_stages[l.source] and r.status = 'ready' and r.priority < l.priority order by r.priority desc limit 1)
+                where r.stage_name = p_stages[l.source] and r.status = 'ready' and r.priority < l.priority
+                order by r.priority desc limit 1)
             from levels l where l.priority is not null
         )
         select y.source, y.id, y.document_id, y.available_at
         from (
-            select l.source, x.*, row_number() over (partition by l.source order by x.available_at desc, x.id desc) as place
+            select l.source, x.*,
+                row_number() over (partition by l.source order by x.available_at desc, x.id desc) as place
             from levels l
             cross join lateral (
                 select r.id, r.document_id, r.available_at from krai_core.stage_runs r
-                where r.stage_name = p_stages[l.source] and r.status = 'ready' and r.priority = l.priority and r.available_at >= p_since
+                where r.stage_name = p_stages[l.source] and r.status = 'ready' and r.priority = l.priority
+                  and r.available_at >= p_since
                   and (r.available_at, r.id) < (p_at[l.source], p_id[l.source]) and r.retry_at is null
                 order by r.stage_name desc, r.priority, r.available_at desc, r.id desc limit p_limit) x
         ) y
@@ -4176,8 +4536,12 @@ begin
     end if;
 end;
 $$;
-comment on function krai_private.newest_runs(text, text[], integer[], timestamptz, timestamptz[], bigint[], integer, bigint) is
-'The newest runs of one kind (ready, processing, completed, failed, skipped) from p_since on and behind a place, at most p_limit of each source: source, run, document, since when. p_sources: which of p_stages, p_at and p_id. Of failed ones a single source may be a stage of null, which is any, and those of one fingerprint can be asked for.';
+comment on function krai_private.newest_runs(
+    text, text[], integer[], timestamptz, timestamptz[], bigint[], integer, bigint) is
+'The newest runs of one kind (ready, processing, completed, failed, skipped) of each source.
+Source, run, document and since when; from p_since on and behind the place (p_at, p_id), at most p_limit per source.
+p_sources: indexes into p_stages, p_at and p_id. For failed runs a single source may have a null stage, which means
+any, and p_fingerprint restricts them to one kind of error.';
 
 create or replace function krai_private.upstream_stages(p_stage_name text) returns text[]
 language plpgsql stable
@@ -4195,7 +4559,8 @@ begin
         select reached.name from reached);
 end;
 $$;
-comment on function krai_private.upstream_stages(text) is 'A stage and all enabled stages that must be finished before it.';
+comment on function krai_private.upstream_stages(text) is
+'A stage and every enabled stage that must finish before it.';
 
 create or replace function krai_private.merged_runs(
     p_stages text[], p_kinds text[], p_at timestamptz, p_id bigint, p_limit integer, p_fingerprint bigint,
@@ -4212,7 +4577,7 @@ set jit = off
 as $$
 declare
     v_count integer := cardinality(p_stages);
-    -- Of many sources each gives a few at first, and the rest if those few may all be on the page.
+    -- With several sources, read a few runs of each first; the rest only of those that may fill the page.
     v_part integer := case when v_count = 1 then p_limit else least(p_limit, greatest(2 * p_limit / v_count, 8)) end;
     v_open integer[] := array(select generate_series(1, v_count));
     v_at timestamptz[] := array_fill(p_at, array[v_count]);
@@ -4224,15 +4589,16 @@ declare
     v_runs bigint[] := '{}'::bigint[];
     v_documents uuid[] := '{}'::uuid[];
     v_since timestamptz[] := '{}'::timestamptz[];
-    -- What is older than p_limit of those that were found is not on the page.
+    -- Runs older than the p_limit newest found so far are not on the page.
     v_floor timestamptz := '-infinity'::timestamptz;
 begin
     while v_open <> '{}' loop
-        -- What runs is newer than most of the rest, which is then not looked for.
+        -- Running runs are newer than most others: reading them first raises the floor, which spares the rest.
         foreach v_kind in array array['processing', 'ready', 'completed', 'failed', 'skipped'] loop
             v_asked := array(select source from unnest(v_open) as source where p_kinds[source] = v_kind);
             continue when v_asked = '{}';
-            select array_agg(n.source) as sources, array_agg(n.run_id) as runs, array_agg(n.document_id) as documents, array_agg(n.since) as since
+            select array_agg(n.source) as sources, array_agg(n.run_id) as runs,
+                array_agg(n.document_id) as documents, array_agg(n.since) as since
             into v_found
             from krai_private.newest_runs(v_kind, p_stages, v_asked, v_floor, v_at, v_id, v_part, p_fingerprint) n;
             continue when v_found.runs is null;
@@ -4257,13 +4623,15 @@ begin
         end loop;
         v_part := p_limit;
     end loop;
-    -- Of several runs of a document only the newest: the others come behind it.
+    -- A document is listed at its newest run on the page; its older runs are marked as such.
     select array_agg(x.run_id order by x.since desc, x.run_id desc),
-        array_agg(x.document_id order by x.since desc, x.run_id desc), array_agg(x.since order by x.since desc, x.run_id desc),
+        array_agg(x.document_id order by x.since desc, x.run_id desc),
+        array_agg(x.since order by x.since desc, x.run_id desc),
         array_agg(x.place = 1 order by x.since desc, x.run_id desc)
     into o_runs, o_documents, o_since, o_are_newest
     from (
-        select page.*, row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
+        select page.*,
+            row_number() over (partition by page.document_id order by page.since desc, page.run_id desc) as place
         from (
             select n.* from unnest(v_runs, v_documents, v_since) as n (run_id, document_id, since)
             order by n.since desc, n.run_id desc
@@ -4273,10 +4641,19 @@ begin
 end;
 $$;
 comment on function krai_private.merged_runs(text[], text[], timestamptz, bigint, integer, bigint) is
-'The newest p_limit runs of all sources behind a place, newest first, as for newest_runs; and whether each is the newest of its document among them. p_stages, p_kinds: the sources, pair by pair.';
+'The newest p_limit runs of all sources after a cursor, newest first, and whether each is the newest of its document.
+p_stages, p_kinds: the sources, pairwise. p_at, p_id: the cursor. Of a document only runs in this answer are compared.';
 
 create or replace function krai_private.page_of_runs(
-    p_stages text[], p_kinds text[], p_pending text, p_at timestamptz, p_id bigint, p_limit integer, p_error text, p_fingerprint bigint, p_most integer,
+    p_stages text[],
+    p_kinds text[],
+    p_pending text,
+    p_at timestamptz,
+    p_id bigint,
+    p_limit integer,
+    p_error text,
+    p_fingerprint bigint,
+    p_most integer,
     out o_runs bigint[], out o_seen integer, out o_last_at timestamptz, out o_last_id bigint)
 language plpgsql stable
 set search_path = ''
@@ -4290,50 +4667,69 @@ set jit = off
 as $$
 declare
     v_page record := krai_private.merged_runs(p_stages, p_kinds, p_at, p_id, p_limit, p_fingerprint);
-    -- Behind the first page a document may have a newer run before it, of another stage: each stage stands on one run.
+    -- After the first page a document may have been listed already, at a newer run of another stage; within one stage
+    -- there is only one run to list it at.
     v_may_be_before boolean := p_at < 'infinity' and (p_stages[1] is null or p_stages[1] <> any (p_stages));
     v_any_closed boolean := p_kinds && array['completed', 'failed', 'skipped'];
     v_listed record;
 begin
-    -- In the order of the page, which a sort would only keep from ending early.
+    -- Already in the order of the page: a sort would keep the scan from ending early.
     select array_agg(x.run_id) as runs, max(x.n) as last into v_listed
     from (
         select c.run_id, c.n
         from unnest(v_page.o_runs, v_page.o_documents, v_page.o_since, v_page.o_are_newest) with ordinality
             as c (run_id, document_id, since, is_newest, n)
         left join lateral (
-            select krai_private.stage_state(d.stage_status -> p_pending) as state, d.stage_status @? '$.*.status ? (@ == "failed")' as any_failed
+            select krai_private.stage_state(d.stage_status -> p_pending) as state,
+                d.stage_status @? '$.*.status ? (@ == "failed")' as any_failed
             from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
         where c.is_newest
           and (p_pending is null or d.state = 'pending')
-          and (p_error is null or (select r.error ilike '%' || p_error || '%' from krai_core.stage_runs r where r.id = c.run_id))
+          and (p_error is null or (
+              select r.error ilike '%' || p_error || '%' from krai_core.stage_runs r where r.id = c.run_id))
           and (not v_may_be_before or not exists (
               select from (
                   select * from krai_core.stage_runs r where r.document_id = c.document_id and r.open_stage is not null
                   union all
-                  -- Of what is closed only failures keep a document pending: most have none.
+                  -- Of closed runs only failures keep a document pending, and most documents have none.
                   select * from krai_core.stage_runs r
-                  where v_any_closed and (p_pending is null or d.any_failed) and r.document_id = c.document_id and r.is_current
+                  where v_any_closed and (p_pending is null or d.any_failed)
+                    and r.document_id = c.document_id and r.is_current
               ) o
               where (o.status = 'running' or o.is_current or o.status = 'ready' and o.retry_at is null)
                 and (p_fingerprint is null or o.error_fingerprint = p_fingerprint)
-                and (case o.status when 'ready' then o.available_at when 'running' then o.started_at else o.finished_at end, o.id) > (c.since, c.run_id)
+                and (case o.status
+                        when 'ready' then o.available_at
+                        when 'running' then o.started_at
+                        else o.finished_at end, o.id) > (c.since, c.run_id)
                 and exists (
-                    select from unnest(p_stages, p_kinds) as source (stage_name, kind) where (source.stage_name is null or source.stage_name = o.stage_name)
-                      and source.kind = case o.status when 'ready' then 'ready' when 'running' then 'processing' else krai_private.state_of_run(o.status) end)))
+                    select from unnest(p_stages, p_kinds) as source (stage_name, kind)
+                    where (source.stage_name is null or source.stage_name = o.stage_name)
+                      and source.kind = case o.status
+                          when 'ready' then 'ready'
+                          when 'running' then 'processing'
+                          else krai_private.state_of_run(o.status) end)))
         limit p_most
     ) x;
     o_runs := coalesce(v_listed.runs, '{}');
-    o_seen := case when cardinality(o_runs) = p_most then v_listed.last else coalesce(cardinality(v_page.o_runs), 0) end;
+    o_seen := case
+        when cardinality(o_runs) = p_most then v_listed.last
+        else coalesce(cardinality(v_page.o_runs), 0) end;
     o_last_at := v_page.o_since[o_seen];
     o_last_id := v_page.o_runs[o_seen];
 end;
 $$;
-comment on function krai_private.page_of_runs(text[], text[], text, timestamptz, bigint, integer, text, bigint, integer) is
-'Of the newest p_limit runs behind a place the first p_most that are to be listed; and how many were passed, with the place of the last. p_stages, p_kinds: the sources, as for merged_runs. p_pending: only documents that are pending in that stage.';
+comment on function krai_private.page_of_runs(
+    text[], text[], text, timestamptz, bigint, integer, text, bigint, integer) is
+'Of the p_limit runs after a cursor, the first p_most to list; and how many were read, with the place of the last.
+p_stages, p_kinds: the sources, as for merged_runs. p_pending: only documents whose stage of that name is pending.';
 
-create or replace function krai_private.documents_json(p_runs bigint[], p_stage_name text, p_with_run boolean, p_next text)
-returns jsonb
+create or replace function krai_private.documents_json(
+    p_runs bigint[],
+    p_stage_name text,
+    p_with_run boolean,
+    p_next text
+) returns jsonb
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -4343,17 +4739,21 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
-    -- One to_jsonb of nested rows: each level of jsonb_build_object and jsonb_agg would walk through all that is in it again.
+    -- One to_jsonb of nested rows: each level of jsonb_build_object and jsonb_agg would copy everything in it again.
     return (select to_jsonb(answer) from (select p_next as next, array(
         select listed from (
             select v.id as document_id, v.filename, v.document_status as status, v.current_stage,
                 trim_scale(v.progress_percentage) as progress, coalesce(p_stage_name, r.stage_name) as stage_name,
-                case when x.stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped') then x.stage
+                case when x.stage ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+                    then x.stage
                     else krai_private.repaired_stage(x.stage) end as stage,
                 case when p_with_run or r.stage_name = p_stage_name then (
                     select shown from (
-                        select r.status, r.attempt, r.worker, left(r.error, 4000) as error, krai_private.iso_time(case r.status
-                            when 'ready' then r.available_at when 'running' then r.started_at else r.finished_at end) as since
+                        select r.status, r.attempt, r.worker, left(r.error, 4000) as error,
+                            krai_private.iso_time(case r.status
+                                when 'ready' then r.available_at
+                                when 'running' then r.started_at
+                                else r.finished_at end) as since
                     ) shown) end as run
             from unnest(p_runs) with ordinality as asked (run, place)
             join krai_core.stage_runs r on r.id = any (array[asked.run])
@@ -4364,8 +4764,8 @@ begin
 end;
 $$;
 comment on function krai_private.documents_json(bigint[], text, boolean, text) is
-'The answer of list_documents: the documents of these runs, in their order, and next. p_stage_name: the stage to show, null for
-that of the run. p_with_run: the run is shown, whichever stage it is of.';
+'The answer of list_documents: the documents of these runs, in the given order, and next.
+p_stage_name: the stage to show; null: that of the run. p_with_run: show the run, whatever its stage.';
 
 create or replace function krai_core.list_documents(
     p_stage_name text default null,
@@ -4394,38 +4794,55 @@ begin
     if p_stage_name is not null then
         perform krai_private.check_stage(p_stage_name);
     end if;
-    if v_status not in ('pending', 'processing', 'completed', 'failed', 'skipped') or p_stage_name is null and v_status not in ('processing', 'failed') then
-        perform krai_private.raise_error('invalid_status', format('%s is no status to list %s by', quote_literal(v_status),
-                case when p_stage_name is null then 'documents of any stage' else 'documents' end), jsonb_build_object('status', v_status),
-            case when p_stage_name is null then 'Name a stage; without one, failed and processing can be asked for, or nothing for all documents.'
+    if v_status not in ('pending', 'processing', 'completed', 'failed', 'skipped')
+        or p_stage_name is null and v_status not in ('processing', 'failed') then
+        perform krai_private.raise_error('invalid_status',
+            format('%s is no status to list %s by', quote_literal(v_status),
+                case when p_stage_name is null then 'documents of any stage' else 'documents' end),
+            jsonb_build_object('status', v_status),
+            case when p_stage_name is null
+                then 'Name a stage; without one, pass failed or processing, or no status for all documents.'
                 else 'Pass pending, processing, completed, failed or skipped, or null for all.' end);
     elsif coalesce(p_error, p_fingerprint) is not null and v_status <> 'failed' then
-        perform krai_private.raise_error('invalid_status', format('an error is asked for, and %s stages have none', v_status),
+        perform krai_private.raise_error('invalid_status',
+            format('an error is asked for, and %s stages have none', v_status),
             jsonb_build_object('status', v_status), 'Pass failed, or no status.');
-    elsif p_fingerprint !~ '^-?\d{1,19}$' or p_fingerprint::numeric not between -9223372036854775808 and 9223372036854775807 then
-        perform krai_private.raise_error('invalid_fingerprint', format('%s is no fingerprint', quote_literal(left(p_fingerprint, 100))), '{}',
-            'Pass that of a group of get_failures.');
+    elsif p_fingerprint !~ '^-?\d{1,19}$'
+        or p_fingerprint::numeric not between -9223372036854775808 and 9223372036854775807 then
+        perform krai_private.raise_error('invalid_fingerprint',
+            format('%s is no fingerprint', quote_literal(left(p_fingerprint, 100))),
+            '{}', 'Pass that of a group of get_failures.');
     end if;
     if v_status = 'pending' then
         v_pending := p_stage_name;
         v_before := krai_private.upstream_stages(p_stage_name);
     end if;
-    -- All documents: each has a run of the first of the stages that wait for nothing.
+    -- All documents: each has a run of the first root of the pipeline, which waits for no other stage.
     select array_agg(s.name order by s.position), array_agg(kind.name order by s.position) into v_stages, v_kinds
     from krai_core.stages s
-    cross join unnest(case when v_status = 'pending' and s.name = p_stage_name then array['ready'] when v_status = 'pending' then array['ready', 'processing', 'failed']
-        when v_status is null then array['ready', 'processing', 'completed', 'failed', 'skipped'] else array[v_status] end) as kind (name)
-    where case when v_status = 'pending' then s.name = any (v_before)
-        when v_status is null then s.name = (select root.name from krai_core.stages root where root.enabled and root.waits_for = '{}' order by root.position limit 1)
+    cross join unnest(case
+        when v_status = 'pending' and s.name = p_stage_name then array['ready']
+        when v_status = 'pending' then array['ready', 'processing', 'failed']
+        when v_status is null then array['ready', 'processing', 'completed', 'failed', 'skipped']
+        else array[v_status] end) as kind (name)
+    where case
+        when v_status = 'pending' then s.name = any (v_before)
+        when v_status is null then s.name = (
+            select root.name from krai_core.stages root
+            where root.enabled and root.waits_for = '{}' order by root.position limit 1)
         else s.enabled and p_stage_name is null or s.name = p_stage_name end;
     if p_stage_name is null and v_status = 'failed' then
         v_stages := array[null]::text[];
         v_kinds := array['failed'];
     end if;
-    -- As many as will do: some are of a document that is there already, and few may bear the error.
-    v_size := least(case when p_error is not null then v_most * 4 when v_stages[1] <> any (v_stages) then v_most * 3 / 2 else v_most end, 1000);
+    -- Over-fetch: duplicates of a document are dropped below, and few failures may contain p_error.
+    v_size := least(case
+        when p_error is not null then v_most * 4
+        when v_stages[1] <> any (v_stages) then v_most * 3 / 2
+        else v_most end, 1000);
     while cardinality(v_runs) < v_most and v_seen < 2000 loop
-        v_page := krai_private.page_of_runs(v_stages, v_kinds, v_pending, v_place.o_at, v_place.o_id, v_size, p_error, p_fingerprint::bigint, v_most - cardinality(v_runs));
+        v_page := krai_private.page_of_runs(v_stages, v_kinds, v_pending, v_place.o_at, v_place.o_id, v_size,
+            p_error, p_fingerprint::bigint, v_most - cardinality(v_runs));
         exit when v_page.o_seen = 0;
         v_seen := v_seen + v_page.o_seen;
         v_runs := v_runs || v_page.o_runs;
@@ -4435,28 +4852,37 @@ begin
         v_size := least(v_size * case when p_error is not null then 1 else 3 end, 1000);
     end loop;
     return krai_private.documents_json(v_runs, p_stage_name, p_stage_name is null,
-        case when cardinality(v_runs) = v_most or v_seen >= 2000 then krai_private.iso_time(v_place.o_at) || ' ' || v_place.o_id end);
+        case when cardinality(v_runs) = v_most or v_seen >= 2000 then
+            krai_private.iso_time(v_place.o_at) || ' ' || v_place.o_id end);
 end;
 $$;
 comment on function krai_core.list_documents(text, text, integer, text, text, text) is
-'Documents by stage and status, newest first, a page at a time: {"documents": [{document_id, filename, status, current_stage, progress, stage_name, stage, run}], "next": text or null}.
-p_stage_name: null with failed or processing means any stage, a document once; null without a status means all documents. p_status: pending, processing, completed, failed or skipped; null: any. Newest: by when the stage came into that state; what is pending by when the newest of the stages before it became ready, began or failed. p_limit: 1 to 1000. p_after: the next of the page before. p_error: part of the error, letter case aside; % and _ as in LIKE. p_fingerprint: of a group of get_failures. A page that passes over 2,000 runs, for an error that few bear, ends there, shorter, with a next. stage: the seven keys of the stage; run: {status, attempt, worker, error, since} of the run that the stage stands on, null where it has none. Raises 22023 unknown_stage, invalid_status, invalid_limit, invalid_cursor or invalid_fingerprint.';
+'Documents by stage and status, newest first, a page at a time.
+{"documents": [{document_id, filename, status, current_stage, progress, stage_name, stage, run}], "next": text or null}.
+Newest by when the stage entered the status; a pending one by when the newest of the stages before it became ready,
+started or failed. stage: the seven keys of the stage. run: {status, attempt, worker, error, since} of the run that the
+stage stands on, null where it has none. A search for a rare error ends after 2,000 runs, with a short page and a next.
+p_stage_name: null with failed or processing means any stage, each document once; null without a status, all documents.
+p_status: pending, processing, completed, failed or skipped; null: any. p_limit: 1 to 1000.
+p_after: the next of the previous page. p_error: part of the error text, case-insensitive; % and _ as in LIKE.
+p_fingerprint: of a group of get_failures.
+Raises 22023 unknown_stage, invalid_status, invalid_limit, invalid_cursor or invalid_fingerprint.';
 
 -- ======== 32_questions_statistics ========
--- Per-stage document tracking: the statistics of the stages.
+-- Statistics of the stages, and the durations that estimates are made from.
 --
---   vw_stage_statistics, get_stage_statistics     one row per stage: counts, durations, waits, throughput; the same as JSON
---   vw_stage_flow                                 what came, began and ended, hour by hour
---   histograms, quantile_us, remaining_us      durations by their buckets, for these and for the estimates
+--   get_stage_statistics     one JSON object per stage: counts, durations, waits, throughput
+--   stage_statistics         the rows of vw_stage_statistics (views: 50_questions_views)
+--   histograms, quantile_us, remaining_us    durations by bucket, for these and for the estimates
 --   flow_since, oldest_ready
 --
 -- Rules
---   * Nothing here reads documents: every figure is a sum that the writers keep (stage_counters, stage_flow, stage_deltas), or
---     the end of an index. The costs do not grow with the number of documents.
---   * Pending = documents minus all other states. A disabled stage is not shown.
+--   * Nothing here reads documents: every metric is a sum that the writers keep (stage_counters, stage_flow,
+--     stage_deltas) or the end of an index. The cost does not grow with the number of documents.
+--   * Pending = documents minus all other states. Disabled stages are not shown.
 --   * Quantiles are interpolated within a bucket of 19 % width.
---   * For service_role: others get 42501, not zeros and not the sums of other tenants.
--- Nothing here locks or writes.
+--   * For service_role: others get 42501, neither zeros nor the sums of other tenants.
+--   * Nothing here locks or writes.
 
 create or replace function krai_private.histograms(p_stages text[] default null)
 returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
@@ -4474,12 +4900,16 @@ begin
     return query
     select x.stage_name, max(x.upto), array_agg(x.bucket order by x.bucket), array_agg(x.upto order by x.bucket)
     from (
-        -- Of what stage_sums has, just this, and as floating point, which is exact for such counts and not made anew for each sum.
-        select k.stage_name, k.bucket::integer as bucket, sum(sum(k.timed)) over (partition by k.stage_name order by k.bucket) as upto
+        -- Reads only what it needs of stage_sums, as floating point: exact for such counts, and summed in place where
+        -- numeric allocates a new value for each sum.
+        select k.stage_name, k.bucket::integer as bucket,
+            sum(sum(k.timed)) over (partition by k.stage_name order by k.bucket) as upto
         from (
-            select c.stage_name, c.bucket, c.timed::double precision as timed from krai_core.stage_counters c where c.bucket >= 0 and (p_stages is null or c.stage_name = any (p_stages))
+            select c.stage_name, c.bucket, c.timed::double precision as timed from krai_core.stage_counters c
+            where c.bucket >= 0 and (p_stages is null or c.stage_name = any (p_stages))
             union all
-            select d.stage_name, d.bucket, d.timed from krai_core.stage_deltas d where d.timed <> 0 and d.bucket >= 0 and (p_stages is null or d.stage_name = any (p_stages))
+            select d.stage_name, d.bucket, d.timed from krai_core.stage_deltas d
+            where d.timed <> 0 and d.bucket >= 0 and (p_stages is null or d.stage_name = any (p_stages))
         ) k
         group by k.stage_name, k.bucket having sum(k.timed) > 0
     ) x
@@ -4487,15 +4917,20 @@ begin
 end;
 $$;
 comment on function krai_private.histograms(text[]) is
-'The durations of stages, null for all, by their buckets: how many there are, the buckets that hold any, and how many there are up to the end of each.';
+'Histograms of the durations of stages, null for all.
+Per stage: how many durations there are, the non-empty buckets, and the cumulative count up to the end of each.';
 
--- The bounds as a constant of the expression, here and below: as a variable they would be copied by each call.
-create or replace function krai_private.quantile_us(p_buckets integer[], p_upto double precision[], p_rank double precision) returns double precision
+-- Here and below bucket_bounds() is a constant of the expression: each call would copy a variable.
+create or replace function krai_private.quantile_us(
+    p_buckets integer[],
+    p_upto double precision[],
+    p_rank double precision
+) returns double precision
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-    -- A rank that a bucket meets exactly is the end of that bucket, not the begin of the next.
+    -- A rank that equals the cumulative count of a bucket is the end of that bucket, not the start of the next.
     v_place integer := least(width_bucket(p_rank - 0.000001, p_upto) + 1, cardinality(p_upto));
     v_before double precision := case v_place when 1 then 0 else p_upto[v_place - 1] end;
     v_share double precision := least(greatest((p_rank - v_before) / (p_upto[v_place] - v_before), 0), 1);
@@ -4508,9 +4943,14 @@ begin
 end;
 $$;
 comment on function krai_private.quantile_us(integer[], double precision[], double precision) is
-'The duration in microseconds below which so many (p_rank) of a histogram lie.';
+'The duration in microseconds that p_rank durations of a histogram stay below.';
 
-create or replace function krai_private.remaining_us(p_buckets integer[], p_upto double precision[], p_elapsed_us double precision, out o_p50 double precision, out o_p90 double precision)
+create or replace function krai_private.remaining_us(
+    p_buckets integer[],
+    p_upto double precision[],
+    p_elapsed_us double precision,
+    out o_p50 double precision,
+    out o_p90 double precision)
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
@@ -4521,7 +4961,7 @@ declare
     v_before double precision := case when v_place < 2 then 0 else p_upto[v_place - 1] end;
     v_passed double precision;
 begin
-    -- How many were shorter than what has passed already: those below its bucket, and a share of those in it.
+    -- How many were shorter than p_elapsed_us: all in the buckets below its bucket, and a share of those in it.
     v_passed := case
         when v_place = 0 then 0
         when p_buckets[v_place] < v_bucket then p_upto[v_place]
@@ -4530,17 +4970,30 @@ begin
         else v_before + (p_upto[v_place] - v_before)
             * least(ln(p_elapsed_us / (krai_private.bucket_bounds())[v_bucket]) / ln(1.189207115), 1) end;
     if v_total - v_passed > 0.5 or p_elapsed_us <= 0 then
-        o_p50 := greatest(krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.5) - p_elapsed_us, 0);
-        o_p90 := greatest(krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.9) - p_elapsed_us, 0);
+        o_p50 := greatest(
+            krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.5) - p_elapsed_us, 0);
+        o_p90 := greatest(
+            krai_private.quantile_us(p_buckets, p_upto, v_passed + (v_total - v_passed) * 0.9) - p_elapsed_us, 0);
     end if;
 end;
 $$;
 comment on function krai_private.remaining_us(integer[], double precision[], double precision) is
-'What is left of a run that has lasted p_elapsed_us, from those that lasted longer: median and 90 % quantile in microseconds; null when none did.';
+'What is left of a run after p_elapsed_us, in microseconds: median and 90 % quantile of the durations that were longer.
+Null when none was.';
 
 create or replace function krai_private.flow_since(p_since timestamptz)
-returns table (stage_name text, arrived numeric, started numeric, retried numeric, completed numeric, failed numeric, skipped numeric,
-               waited numeric, wait_us numeric, work_us numeric, first_hour timestamptz)
+returns table (
+    stage_name text,
+    arrived numeric,
+    started numeric,
+    retried numeric,
+    completed numeric,
+    failed numeric,
+    skipped numeric,
+    waited numeric,
+    wait_us numeric,
+    work_us numeric,
+    first_hour timestamptz)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -4551,15 +5004,18 @@ set jit = off
 as $$
 begin
     return query
-    select x.stage_name, sum(x.arrived), sum(x.started), sum(x.retried), sum(x.completed), sum(x.failed), sum(x.skipped),
-        sum(x.waited), sum(x.wait_us), sum(x.work_us), min(x.hour)
+    select x.stage_name, sum(x.arrived), sum(x.started), sum(x.retried),
+        sum(x.completed), sum(x.failed), sum(x.skipped), sum(x.waited), sum(x.wait_us), sum(x.work_us), min(x.hour)
     from (
-        select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
+        select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped,
+            f.waited, f.wait_us, f.work_us
         from (select s.name from krai_core.stages s union all select '') known
-        -- Stage by stage: each is a range of the key, however many years there are.
-        cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= p_since offset 0) f
+        -- Per stage, so that each is a range of the primary key, however many years there are.
+        cross join lateral (
+            select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= p_since offset 0) f
         union all
-        select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped, d.waited, d.wait_us, d.work_us
+        select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped,
+            d.waited, d.wait_us, d.work_us
         from krai_core.stage_deltas d
         where d.hour >= p_since and d.arrived + d.started + d.runs_completed + d.runs_failed + d.runs_skipped > 0
     ) x
@@ -4567,7 +5023,8 @@ begin
 end;
 $$;
 comment on function krai_private.flow_since(timestamptz) is
-'What came, began and ended in the hours from p_since on, per stage, and the first of these hours in which anything did; the empty name: documents that were inserted.';
+'What arrived, started and ended per stage in the hours from p_since on, and the first of these hours with any activity.
+The empty stage name counts the documents that were inserted.';
 
 create or replace function krai_private.oldest_ready(p_stage_name text) returns timestamptz
 language plpgsql stable
@@ -4586,13 +5043,15 @@ declare
     v_first timestamptz;
     v_oldest timestamptz;
 begin
-    -- Both ends of the queue in one statement: nearly always all of it has one priority.
+    -- Both ends of the queue in one statement: nearly always it has only one priority level.
     select first.priority, first.available_at, (
-        select r.priority from krai_core.stage_runs r where r.stage_name = p_stage_name and r.status = 'ready' order by r.priority limit 1)
+        select r.priority from krai_core.stage_runs r
+        where r.stage_name = p_stage_name and r.status = 'ready' order by r.priority limit 1)
     into v_level, v_oldest, v_lowest
     from krai_core.stage_runs first
-    where first.stage_name = p_stage_name and first.status = 'ready' order by first.priority desc, first.available_at, first.id limit 1;
-    -- The first of each level; beyond a hundred levels it is the oldest of those.
+    where first.stage_name = p_stage_name and first.status = 'ready'
+    order by first.priority desc, first.available_at, first.id limit 1;
+    -- Then the first run of each lower level; beyond a hundred levels the answer is the oldest of those.
     for i in 2..100 loop
         exit when v_level is null or v_level <= v_lowest;
         select r.priority, r.available_at into v_level, v_first from krai_core.stage_runs r
@@ -4603,12 +5062,26 @@ begin
     return case when v_oldest <= clock_timestamp() then v_oldest end;
 end;
 $$;
-comment on function krai_private.oldest_ready(text) is 'Since when the longest waiting run of a stage is due; null when none is.';
+comment on function krai_private.oldest_ready(text) is
+'When the longest waiting ready run of a stage became due; null when none is due.';
 
 create or replace function krai_private.stage_statistics()
-returns table (stage_name text, pending_count bigint, processing_count bigint, completed_count bigint, failed_count bigint, skipped_count bigint,
-               avg_duration_seconds numeric, timed_count bigint, p50_duration_seconds numeric, p95_duration_seconds numeric,
-               p99_duration_seconds numeric, avg_wait_seconds numeric, throughput_per_hour numeric, oldest_waiting_at timestamptz, workers_busy bigint)
+returns table (
+    stage_name text,
+    pending_count bigint,
+    processing_count bigint,
+    completed_count bigint,
+    failed_count bigint,
+    skipped_count bigint,
+    avg_duration_seconds numeric,
+    timed_count bigint,
+    p50_duration_seconds numeric,
+    p95_duration_seconds numeric,
+    p99_duration_seconds numeric,
+    avg_wait_seconds numeric,
+    throughput_per_hour numeric,
+    oldest_waiting_at timestamptz,
+    workers_busy bigint)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -4626,32 +5099,40 @@ declare
 begin
     return query
     with parts as materialized (
-        -- The deltas are read once for everything. Counts as floating point: see histograms.
-        select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing, sum(k.completed) as completed, sum(k.failed) as failed,
-            sum(k.skipped) as skipped, sum(k.timed) as timed, sum(k.duration_us) as duration_us, sum(k.waited) as waited, sum(k.wait_us) as wait_us,
+        -- Reads the deltas once for everything. Counts as floating point: see histograms.
+        select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing,
+            sum(k.completed) as completed, sum(k.failed) as failed, sum(k.skipped) as skipped, sum(k.timed) as timed,
+            sum(k.duration_us) as duration_us, sum(k.waited) as waited, sum(k.wait_us) as wait_us,
             sum(k.recent) as recent
         from (
-            select c.stage_name, c.bucket::integer as bucket, c.documents::double precision as documents, c.processing::double precision as processing,
-                c.completed::double precision as completed, c.failed::double precision as failed, c.skipped::double precision as skipped,
-                c.timed::double precision as timed, c.duration_us, 0::double precision as waited, 0::double precision as wait_us, 0::double precision as recent
+            select c.stage_name, c.bucket::integer as bucket, c.documents::double precision as documents,
+                c.processing::double precision as processing, c.completed::double precision as completed,
+                c.failed::double precision as failed, c.skipped::double precision as skipped,
+                c.timed::double precision as timed, c.duration_us, 0::double precision as waited,
+                0::double precision as wait_us, 0::double precision as recent
             from krai_core.stage_counters c
             union all
-            select d.stage_name, d.bucket, d.documents, d.processing, d.completed, d.failed, d.skipped, d.timed, d.duration_us,
+            select d.stage_name, d.bucket, d.documents, d.processing, d.completed, d.failed, d.skipped,
+                d.timed, d.duration_us,
                 case when d.hour >= v_day then d.waited else 0 end, case when d.hour >= v_day then d.wait_us else 0 end,
                 case when d.hour >= v_recent then d.runs_completed else 0 end
             from krai_core.stage_deltas d
             union all
-            select f.stage_name, -1, 0, 0, 0, 0, 0, 0, 0, f.waited, f.wait_us, case when f.hour >= v_recent then f.completed else 0 end
+            select f.stage_name, -1, 0, 0, 0, 0, 0, 0, 0, f.waited, f.wait_us,
+                case when f.hour >= v_recent then f.completed else 0 end
             from krai_core.stages known
-            -- Stage by stage: each is a range of the key, however many years there are.
-            cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_day offset 0) f
+            -- Per stage, so that each is a range of the primary key, however many years there are.
+            cross join lateral (
+                select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_day offset 0) f
         ) k
         group by k.stage_name, k.bucket
     ),
     sums as materialized (
-        select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing, sum(p.completed) as completed, sum(p.failed) as failed,
-            sum(p.skipped) as skipped, sum(p.timed) as timed, sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
-            sum(p.recent)::numeric as recent, array_agg(p.bucket order by p.bucket) filter (where p.timed > 0) as buckets,
+        select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing,
+            sum(p.completed) as completed, sum(p.failed) as failed, sum(p.skipped) as skipped, sum(p.timed) as timed,
+            sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
+            sum(p.recent)::numeric as recent,
+            array_agg(p.bucket order by p.bucket) filter (where p.timed > 0) as buckets,
             array_agg(p.upto order by p.bucket) filter (where p.timed > 0) as upto
         from (select p.*, sum(p.timed) over (partition by p.stage_name order by p.bucket) as upto from parts p) p
         group by p.stage_name
@@ -4667,7 +5148,8 @@ begin
     )
     select s.name,
         (coalesce(whole.documents, 0) - coalesce(k.processing + k.completed + k.failed + k.skipped, 0))::bigint,
-        coalesce(k.processing, 0)::bigint, coalesce(k.completed, 0)::bigint, coalesce(k.failed, 0)::bigint, coalesce(k.skipped, 0)::bigint,
+        coalesce(k.processing, 0)::bigint, coalesce(k.completed, 0)::bigint, coalesce(k.failed, 0)::bigint,
+        coalesce(k.skipped, 0)::bigint,
         k.duration_us / nullif(k.timed, 0)::bigint / 1000000, coalesce(k.timed, 0)::bigint,
         round((krai_private.quantile_us(k.buckets, k.upto, k.timed * 0.5) / 1e6)::numeric, 6),
         round((krai_private.quantile_us(k.buckets, k.upto, k.timed * 0.95) / 1e6)::numeric, 6),
@@ -4683,7 +5165,8 @@ begin
     order by s.position;
 end;
 $$;
-comment on function krai_private.stage_statistics() is 'The rows of vw_stage_statistics. A function, because its plan then lives as long as the session.';
+comment on function krai_private.stage_statistics() is
+'The rows of vw_stage_statistics; a function, so that its plan is kept for the session.';
 
 create or replace function krai_core.get_stage_statistics() returns jsonb
 language plpgsql stable
@@ -4693,39 +5176,58 @@ begin
     return jsonb_build_object(
         'timestamp', krai_private.iso_time(clock_timestamp()),
         'stages', coalesce((select jsonb_object_agg(v.stage_name, jsonb_build_object(
-            'pending', v.pending_count, 'processing', v.processing_count, 'completed', v.completed_count, 'failed', v.failed_count,
-            'skipped', v.skipped_count, 'avg_duration', trim_scale(round(v.avg_duration_seconds, 6)), 'timed', v.timed_count,
+            'pending', v.pending_count, 'processing', v.processing_count, 'completed', v.completed_count,
+            'failed', v.failed_count, 'skipped', v.skipped_count,
+            'avg_duration', trim_scale(round(v.avg_duration_seconds, 6)), 'timed', v.timed_count,
             'p50_duration', trim_scale(v.p50_duration_seconds), 'p95_duration', trim_scale(v.p95_duration_seconds),
             'p99_duration', trim_scale(v.p99_duration_seconds), 'avg_wait', trim_scale(v.avg_wait_seconds),
-            'throughput_per_hour', trim_scale(v.throughput_per_hour), 'oldest_waiting_at', krai_private.iso_time(v.oldest_waiting_at),
+            'throughput_per_hour', trim_scale(v.throughput_per_hour),
+            'oldest_waiting_at', krai_private.iso_time(v.oldest_waiting_at),
             'oldest_waiting', trim_scale(v.oldest_waiting_seconds), 'workers_busy', v.workers_busy))
             from krai_core.vw_stage_statistics v), '{}'));
 end;
 $$;
 comment on function krai_core.get_stage_statistics() is
-'Statistics per stage as one JSON object: {timestamp, stages: {"<stage>": {pending, processing, completed, failed, skipped, avg_duration, timed, p50_duration, p95_duration, p99_duration, avg_wait, throughput_per_hour, oldest_waiting_at, oldest_waiting, workers_busy}}}.
-Counts of documents; durations and waits in seconds, null where nothing was timed; each as the column of vw_stage_statistics tells. Times: ISO 8601, UTC. For service_role: others get 42501.';
+'Statistics of all enabled stages as one JSON object.
+Returns {timestamp, stages: {"<stage>": {pending, processing, completed, failed, skipped, avg_duration, timed,
+p50_duration, p95_duration, p99_duration, avg_wait, throughput_per_hour, oldest_waiting_at, oldest_waiting,
+workers_busy}}}. Counts of documents; durations and waits in seconds, null where nothing was timed; each as the column
+of vw_stage_statistics says. Times: ISO 8601, UTC. For service_role: others get 42501.';
 
 -- ======== 33_questions_work ========
--- Per-stage document tracking: what an operator watches.
+-- Questions about work: what runs, what is stuck, what failed, and what is ready.
 --
---   vw_running_stages       what is being worked on, by whom, and how long it will take
---   get_workers             the same by worker
---   get_stuck_stages        stalled, slow and starved, told apart
---   get_failures            failed stages by the kind of their error
---   get_document_timeline   all runs of one document
+--   running_stages             the rows of vw_running_stages (views: 50_questions_views)
+--   get_workers                who is running what
+--   get_stuck_stages           stalled, slow and starved, told apart
+--   get_failures               failed stages, grouped by kind of error; failure_kinds finds the groups
+--   get_documents_ready_for    the queue of a stage, in order, without claiming
 --
 -- Rules
---   * Stalled: the lease is over, nobody gives a sign of life. Slow: alive, and longer at work than 95 % of the completed runs
---     of its stage, of which there are five at least. Starved: ready, and nobody claims.
---   * What is left of a running stage is told from its own rate, by progress or by units in its metadata (<x>_processed and
---     total_<x>), else from the durations of its stage that were longer than what has passed; unknown below five of those.
--- The timeline is for whoever may see the document, the rest for service_role. Nothing here locks or writes.
+--   * Stalled: the lease has expired, so the worker is dead or cut off. Slow: alive, and running longer than 95 % of
+--     the completed runs of its stage, of which there are at least five. Starved: ready, and nobody claims.
+--   * The remaining time of a running stage is extrapolated from its progress, or from units in its metadata
+--     (<x>_processed and total_<x>); else from the durations of its stage that exceed the elapsed time. Below five
+--     durations it is unknown.
+--   * For service_role. Nothing here locks or writes.
 
 create or replace function krai_private.running_stages(p_document_id uuid default null, p_stuck boolean default false)
-returns table (document_id uuid, filename text, stage_name text, worker text, attempt integer, started_at timestamptz, running_seconds numeric,
-               heartbeat_at timestamptz, lease_expires_at timestamptz, progress numeric, metadata jsonb, condition text,
-               remaining_p50_seconds numeric, remaining_p90_seconds numeric, estimated_from text)
+returns table (
+    document_id uuid,
+    filename text,
+    stage_name text,
+    worker text,
+    attempt integer,
+    started_at timestamptz,
+    running_seconds numeric,
+    heartbeat_at timestamptz,
+    lease_expires_at timestamptz,
+    progress numeric,
+    metadata jsonb,
+    condition text,
+    remaining_p50_seconds numeric,
+    remaining_p90_seconds numeric,
+    estimated_from text)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -4739,56 +5241,78 @@ declare
 begin
     return query
     with histograms as materialized (
-        select h.*, krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.95) as p95, case when h.timed >= 5 then
-            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) / greatest(krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5), 1) end as spread
+        select h.*, krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.95) as p95,
+            case when h.timed >= 5 then
+                krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9)
+                / greatest(krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5), 1) end as spread
         from krai_private.histograms(case when p_document_id is not null then array(
-            select r.stage_name from krai_core.stage_runs r where r.document_id = p_document_id and r.open_stage is not null and r.status = 'running') end) h
+            select r.stage_name from krai_core.stage_runs r
+            where r.document_id = p_document_id and r.open_stage is not null and r.status = 'running') end) h
     ),
     running as (
-        -- Told which document, the planner takes its own runs. Else, by any name of a stage, it takes the index of all that run.
-        select r.* from krai_core.stage_runs r where p_document_id is null and r.status = 'running' and r.stage_name > ''
+        -- Two queries for two indexes: all running runs (stage_name > '' makes the planner take it), or a document's.
+        select r.* from krai_core.stage_runs r
+        where p_document_id is null and r.status = 'running' and r.stage_name > ''
         union all
-        select r.* from krai_core.stage_runs r where r.document_id = p_document_id and r.open_stage is not null and r.status = 'running'
+        select r.* from krai_core.stage_runs r
+        where r.document_id = p_document_id and r.open_stage is not null and r.status = 'running'
     )
-    -- Seconds from whole microseconds: a number with a floating point is written out and read again to become numeric.
-    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at, r.elapsed_us::bigint * 0.000001,
-        r.heartbeat_at, r.lease_expires_at, case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.metadata,
-        case when r.lease_expires_at <= v_now then 'stalled' when r.timed >= 5 and r.elapsed_us > r.p95 then 'slow' else 'working' end,
-        -- By its own rate so far; at most, above that as much as runs of the stage differ, which matters the less the more is done.
+    -- Seconds from whole microseconds: a floating point number becomes numeric by way of text.
+    select r.document_id, d.filename::text, r.stage_name, r.worker, r.attempt, r.started_at,
+        r.elapsed_us::bigint * 0.000001, r.heartbeat_at, r.lease_expires_at,
+        case when jsonb_typeof(x.progress) = 'number' then (x.progress #>> '{}')::numeric end, x.metadata,
+        case
+            when r.lease_expires_at <= v_now then 'stalled'
+            when r.timed >= 5 and r.elapsed_us > r.p95 then 'slow'
+            else 'working' end,
+        -- p50: at its own rate so far. p90: more, by the spread of the stage, which matters less the more is done.
         coalesce(r.elapsed_us / y.share * (1 - y.share), z.o_p50)::bigint * 0.000001,
-        coalesce(r.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(r.spread, 2) - 1) * (1 - y.share)), z.o_p90)::bigint * 0.000001,
-        case when y.share is not null and x.by_progress then 'progress' when y.share is not null then 'units' when z.o_p50 is not null then 'durations' else 'unknown' end
+        coalesce(
+            r.elapsed_us / y.share * (1 - y.share) * (1 + (coalesce(r.spread, 2) - 1) * (1 - y.share)),
+            z.o_p90)::bigint * 0.000001,
+        case
+            when y.share is not null and x.by_progress then 'progress'
+            when y.share is not null then 'units'
+            when z.o_p50 is not null then 'durations'
+            else 'unknown' end
     from (
-        -- Before the documents are looked at.
-        select r.document_id, r.stage_name, r.worker, r.attempt, r.started_at, r.heartbeat_at, r.lease_expires_at, e.elapsed_us,
+        -- Filtered before the documents are read.
+        select r.document_id, r.stage_name, r.worker, r.attempt, r.started_at, r.heartbeat_at, r.lease_expires_at,
+            e.elapsed_us,
             h.timed, h.p95, h.spread, h.buckets, h.upto
         from running r
-        cross join lateral (select greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us offset 0) e
+        cross join lateral (
+            select greatest(extract(epoch from v_now - r.started_at) * 1e6, 1)::double precision as elapsed_us
+            offset 0) e
         left join histograms h on h.stage_name = r.stage_name
         where not p_stuck or r.lease_expires_at <= v_now or h.timed >= 5 and e.elapsed_us > h.p95
         offset 0
     ) r
     join krai_core.documents d on d.id = any (array[r.document_id])
     cross join lateral (
-        -- Unpacked once.
+        -- Detoasted once.
         select s.stage -> 'metadata' as metadata, s.stage -> 'progress' as progress,
-            jsonb_typeof(s.stage -> 'progress') = 'number' and s.stage -> 'progress' > '0' and s.stage -> 'progress' <= '100' as by_progress
+            jsonb_typeof(s.stage -> 'progress') = 'number'
+                and s.stage -> 'progress' > '0' and s.stage -> 'progress' <= '100' as by_progress
         from (select d.stage_status -> r.stage_name as stage offset 0) s offset 0) x
     cross join lateral (
         select case when x.by_progress then (x.progress #>> '{}')::double precision / 100 when x.metadata <> '{}' then (
-            -- Units as most stages count them: <x>_processed of total_<x>.
+            -- Units as most stages report them: <x>_processed of total_<x>.
             select (done.value #>> '{}')::double precision / (total.value #>> '{}')::double precision
-            from jsonb_each(case when jsonb_typeof(x.metadata) = 'object' then x.metadata else '{}' end) as done (key, value)
+            from jsonb_each(case when jsonb_typeof(x.metadata) = 'object' then x.metadata else '{}' end)
+                as done (key, value)
             cross join lateral (select x.metadata -> ('total_' || left(done.key, -10)) as value offset 0) total
             where right(done.key, 10) = '_processed' and length(done.key) > 10
               and jsonb_typeof(done.value) = 'number' and jsonb_typeof(total.value) = 'number'
               and done.value > '0' and total.value >= done.value and total.value < '1e15'
             order by done.key limit 1) end as share offset 0) y
     left join lateral (
-        select m.o_p50, m.o_p90 from krai_private.remaining_us(r.buckets, r.upto, r.elapsed_us) m where y.share is null and r.timed >= 5 offset 0) z on true;
+        select m.o_p50, m.o_p90 from krai_private.remaining_us(r.buckets, r.upto, r.elapsed_us) m
+        where y.share is null and r.timed >= 5 offset 0) z on true;
 end;
 $$;
-comment on function krai_private.running_stages(uuid, boolean) is 'The rows of vw_running_stages, of one document or (null) of all. p_stuck: only what is stalled or slow.';
+comment on function krai_private.running_stages(uuid, boolean) is
+'The rows of vw_running_stages, of one document or (null) of all. p_stuck: only those that are stalled or slow.';
 
 create or replace function krai_core.get_workers() returns jsonb
 language plpgsql stable
@@ -4803,13 +5327,16 @@ declare
     v_now timestamptz := clock_timestamp();
 begin
     return coalesce((
-        select jsonb_agg(jsonb_build_object('worker', w.worker, 'running', w.running, 'stalled', w.stalled, 'stages', w.stages,
-            'oldest_started_at', krai_private.iso_time(w.oldest), 'last_heartbeat_at', krai_private.iso_time(w.last)) order by w.worker nulls last)
+        select jsonb_agg(jsonb_build_object(
+            'worker', w.worker, 'running', w.running, 'stalled', w.stalled, 'stages', w.stages,
+            'oldest_started_at', krai_private.iso_time(w.oldest),
+            'last_heartbeat_at', krai_private.iso_time(w.last)) order by w.worker nulls last)
         from (
-            select x.worker, sum(x.running) as running, sum(x.stalled) as stalled, jsonb_object_agg(x.stage_name, x.running) as stages,
-                min(x.oldest) as oldest, max(x.last) as last
+            select x.worker, sum(x.running) as running, sum(x.stalled) as stalled,
+                jsonb_object_agg(x.stage_name, x.running) as stages, min(x.oldest) as oldest, max(x.last) as last
             from (
-                select r.worker, r.stage_name, count(*) as running, count(*) filter (where r.lease_expires_at <= v_now) as stalled,
+                select r.worker, r.stage_name, count(*) as running,
+                    count(*) filter (where r.lease_expires_at <= v_now) as stalled,
                     min(r.started_at) as oldest, max(r.heartbeat_at) as last
                 from krai_core.stage_runs r where r.status = 'running' group by r.worker, r.stage_name
             ) x
@@ -4818,10 +5345,15 @@ begin
 end;
 $$;
 comment on function krai_core.get_workers() is
-'Who works on what: [{worker, running, stalled, stages: {"<stage>": n}, oldest_started_at, last_heartbeat_at}], by name; null: those that gave none.
-running: runs that it holds; stalled: those of them whose lease is over. Which documents: vw_running_stages. Times: ISO 8601, UTC. For service_role: others get 42501.';
+'Who is running what, ordered by name of the worker.
+Returns [{worker, running, stalled, stages: {"<stage>": n}, oldest_started_at, last_heartbeat_at}].
+worker: null for runs whose worker gave no name. running: runs that it holds. stalled: those whose lease has expired.
+For the documents see vw_running_stages. Times: ISO 8601, UTC. For service_role: others get 42501.';
 
-create or replace function krai_core.get_stuck_stages(p_limit integer default 100, p_starved_after_seconds numeric default 60) returns jsonb
+create or replace function krai_core.get_stuck_stages(
+    p_limit integer default 100,
+    p_starved_after_seconds numeric default 60
+) returns jsonb
 language plpgsql stable
 set search_path = ''
 as $$
@@ -4831,31 +5363,48 @@ declare
 begin
     perform krai_private.checked_limit(p_limit, 1000);
     if p_starved_after_seconds is null or not p_starved_after_seconds between 0 and 1e9 then
-        perform krai_private.raise_error('invalid_age', format('%s is no number of seconds to wait', coalesce(p_starved_after_seconds::text, 'null')), '{}',
-            'Pass 0 or more.');
+        perform krai_private.raise_error('invalid_age',
+            format('%s is no number of seconds to wait', coalesce(p_starved_after_seconds::text, 'null')),
+            '{}', 'Pass 0 or more.');
     end if;
-    select coalesce(jsonb_agg(jsonb_build_object('stage_name', x.name, 'oldest_ready_at', krai_private.iso_time(x.oldest),
-        'waiting_seconds', trim_scale(round(extract(epoch from v_now - x.oldest), 6)), 'is_paused', x.paused) order by x.position), '[]')
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'stage_name', x.name, 'oldest_ready_at', krai_private.iso_time(x.oldest),
+        'waiting_seconds', trim_scale(round(extract(epoch from v_now - x.oldest), 6)),
+        'is_paused', x.paused) order by x.position), '[]')
     into v_starved
-    from (select s.name, s.position, s.paused, krai_private.oldest_ready(s.name) as oldest from krai_core.stages s where s.enabled offset 0) x
+    from (
+        select s.name, s.position, s.paused, krai_private.oldest_ready(s.name) as oldest
+        from krai_core.stages s where s.enabled offset 0
+    ) x
     where x.oldest <= v_now - make_interval(secs => p_starved_after_seconds::double precision)
-      -- Whoever holds a live run of the stage will come for more.
+      -- A worker with a live run of the stage will come back for more.
       and not exists (
-          select from krai_core.stage_runs r where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
+          select from krai_core.stage_runs r
+          where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
     -- One to_jsonb of rows: see documents_json.
     return (
         with stuck as materialized (
             select * from krai_private.running_stages(null, true)
         )
         select to_jsonb(answer) from (select
-            array(select x from (select * from stuck r where r.condition = 'stalled' order by r.lease_expires_at limit p_limit) x) as stalled,
-            array(select x from (select * from stuck r where r.condition = 'slow' order by r.started_at limit p_limit) x) as slow,
+            array(
+                select x from (
+                    select * from stuck r where r.condition = 'stalled' order by r.lease_expires_at limit p_limit) x
+            ) as stalled,
+            array(
+                select x from (
+                    select * from stuck r where r.condition = 'slow' order by r.started_at limit p_limit) x
+            ) as slow,
             v_starved as starved) answer);
 end;
 $$;
 comment on function krai_core.get_stuck_stages(integer, numeric) is
-'What does not go on, told apart: {"stalled": [...], "slow": [...], "starved": [...]}.
-stalled: running, and the lease is over; the longest over first. slow: alive, and longer at work than 95 % of the completed runs of the stage; the longest first. Both as rows of vw_running_stages, at most p_limit (1 to 1000) each. starved: {stage_name, oldest_ready_at, waiting_seconds, is_paused}: stages with a run that is due for p_starved_after_seconds (0 or more) while nobody works on any. For service_role. Raises 22023 invalid_limit or invalid_age.';
+'Stuck stages by kind: {"stalled": [...], "slow": [...], "starved": [...]}.
+stalled: running with an expired lease, the longest expired first. slow: alive, but running longer than 95 % of the
+completed runs of the stage, the longest running first. Both as rows of vw_running_stages, at most p_limit each.
+starved: {stage_name, oldest_ready_at, waiting_seconds, is_paused} of stages that have had a due run for
+p_starved_after_seconds while nobody runs any. For service_role: others get 42501.
+p_limit: 1 to 1000. p_starved_after_seconds: 0 or more. Raises 22023 invalid_limit or invalid_age.';
 
 create or replace function krai_private.failure_kinds(p_stage_name text, p_since timestamptz)
 returns table (count bigint, first_at timestamptz, last_at timestamptz, max_attempt integer, sample_id bigint)
@@ -4871,11 +5420,13 @@ set jit = off
 as $$
 begin
     if p_stage_name is null then
-        -- By one number for stage and kind, which stands in the index: to compare names takes longer than to read the rows.
+        -- Grouped by one number for stage and kind, which is in the index: comparing names takes longer than reading
+        -- the rows.
         return query
         select count(*), min(n.finished_at), max(n.finished_at), max(n.attempt), max(n.id)
         from (
-            select coalesce(r.error_fingerprint, 0) # hashtextextended(r.stage_name, 0) as kind, r.finished_at, r.attempt, r.id
+            select coalesce(r.error_fingerprint, 0) # hashtextextended(r.stage_name, 0) as kind,
+                r.finished_at, r.attempt, r.id
             from krai_core.stage_runs r
             where r.is_current and r.status in ('failed', 'lost') and r.id > 0 and r.finished_at >= p_since
             order by r.finished_at desc limit 10000
@@ -4887,7 +5438,8 @@ begin
         from (
             select r.error_fingerprint as kind, r.finished_at, r.attempt, r.id
             from krai_core.stage_runs r
-            where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost') and r.finished_at >= p_since
+            where r.stage_name = p_stage_name and r.is_current and r.status in ('failed', 'lost')
+              and r.finished_at >= p_since
             order by r.finished_at desc limit 10000
         ) n
         group by n.kind;
@@ -4895,9 +5447,14 @@ begin
 end;
 $$;
 comment on function krai_private.failure_kinds(text, timestamptz) is
-'The newest 10,000 failures of a stage, null for all, from p_since on, by stage and kind of error: how many, when, most attempts, the run of the newest.';
+'The newest 10,000 failures since p_since, grouped by stage and kind of error; p_stage_name: null for all.
+Per group: how many, first and last, the highest attempt, and the run of the newest.';
 
-create or replace function krai_core.get_failures(p_stage_name text default null, p_since timestamptz default null, p_limit integer default 50) returns jsonb
+create or replace function krai_core.get_failures(
+    p_stage_name text default null,
+    p_since timestamptz default null,
+    p_limit integer default 50
+) returns jsonb
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -4919,7 +5476,7 @@ begin
         ),
         groups as materialized (
             select k.*, r.stage_name, r.error_fingerprint, r.document_id, r.attempt, r.error,
-                -- What is common to errors of a kind is worked out of one of them.
+                -- The pattern of a kind of error is computed from one of its errors.
                 row_number() over (partition by r.error_fingerprint) = 1 as is_for_kind
             from (select * from kinds k order by k.count desc, k.last_at desc limit p_limit) k
             join krai_core.stage_runs r on r.id = any (array[k.sample_id])
@@ -4930,19 +5487,31 @@ begin
         -- One to_jsonb of rows: see documents_json.
         select to_jsonb(answer) from (select array(
             select shown from (
-                select g.stage_name, g.error_fingerprint::text as fingerprint, g.count, krai_private.iso_time(g.first_at) as first_at,
-                    krai_private.iso_time(g.last_at) as last_at, g.max_attempt, coalesce(f.error, krai_private.error_pattern(g.error)) as error,
-                    (select example from (select g.document_id, g.attempt, krai_private.short_error(g.error) as error) example) as sample
+                select g.stage_name, g.error_fingerprint::text as fingerprint, g.count,
+                    krai_private.iso_time(g.first_at) as first_at, krai_private.iso_time(g.last_at) as last_at,
+                    g.max_attempt, coalesce(f.error, krai_private.error_pattern(g.error)) as error,
+                    (select example from (
+                        select g.document_id, g.attempt, krai_private.short_error(g.error) as error) example) as sample
                 from groups g left join folded f on f.error_fingerprint = g.error_fingerprint
                 order by g.count desc, g.last_at desc) shown) as groups,
-            (select coalesce(sum(k.count), 0) from kinds k) as looked_at, (select coalesce(sum(k.count), 0) < 10000 from kinds k) as is_all) answer);
+            (select coalesce(sum(k.count), 0) from kinds k) as looked_at,
+            (select coalesce(sum(k.count), 0) < 10000 from kinds k) as is_all) answer);
 end;
 $$;
 comment on function krai_core.get_failures(text, timestamptz, integer) is
-'Failed stages by the kind of their error, the most frequent first: {"groups": [{stage_name, fingerprint, count, first_at, last_at, max_attempt, error, sample}], "looked_at", "is_all"}.
-Counted are stages that are failed now, those with a retry to come included; of those the newest 10,000 (looked_at says how many that were, is_all that there are no more). p_stage_name: null for all. p_since: failed then or later. p_limit: groups, 1 to 1000. error: the error with its ids, digits and paths folded out; sample: {document_id, attempt, error} of the newest. list_documents gives the documents of a fingerprint. Times: ISO 8601, UTC. For service_role. Raises 22023 unknown_stage or invalid_limit.';
+'Failed stages grouped by the kind of their error, the most frequent first.
+{"groups": [{stage_name, fingerprint, count, first_at, last_at, max_attempt, error, sample}], "looked_at", "is_all"}.
+Counts the newest 10,000 of the stages that are failed now, including those that wait for a retry; looked_at: how many
+that were; is_all: there are no more. error: without its ids, digits and paths; sample: {document_id, attempt, error}
+of the newest. list_documents lists the documents of a fingerprint. Times: ISO 8601, UTC. For service_role.
+p_stage_name: null for all. p_since: failed then or later. p_limit: groups, 1 to 1000.
+Raises 22023 unknown_stage or invalid_limit.';
 
-create or replace function krai_core.get_documents_ready_for(p_stage_name text, p_limit integer default 100, p_after text default null) returns jsonb
+create or replace function krai_core.get_documents_ready_for(
+    p_stage_name text,
+    p_limit integer default 100,
+    p_after text default null
+) returns jsonb
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -4970,14 +5539,15 @@ begin
             v_id := null;
         end;
         if v_priority is null or v_available_at is null or v_id is null then
-            perform krai_private.raise_error('invalid_cursor', format('%s is no place in the queue', quote_literal(left(p_after, 100))),
+            perform krai_private.raise_error('invalid_cursor',
+                format('%s is no place in the queue', quote_literal(left(p_after, 100))),
                 '{}', 'Pass what the call before returned as next, or null for the beginning.');
         end if;
     end if;
     if v_stage.paused or not v_stage.enabled then
         return '{"documents": [], "next": null}'::jsonb;
     end if;
-    -- What is left of the level of the last page, then the levels below: each a range of the index.
+    -- The rest of the priority level that the last page ended in, then the levels below: each is a range of the index.
     with page as materialized (
         (select r.id, r.document_id, r.priority, r.available_at from krai_core.stage_runs r
          where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_priority
@@ -4985,7 +5555,8 @@ begin
          order by r.available_at, r.id limit p_limit)
         union all
         (select r.id, r.document_id, r.priority, r.available_at from krai_core.stage_runs r
-         where r.stage_name = p_stage_name and r.status = 'ready' and r.priority < v_priority and r.available_at <= v_now
+         where r.stage_name = p_stage_name and r.status = 'ready'
+           and r.priority < v_priority and r.available_at <= v_now
          order by r.priority desc, r.available_at, r.id limit p_limit)
         limit p_limit
     )
@@ -4994,32 +5565,42 @@ begin
     from (select array(
             select d from page p join krai_core.documents d on d.id = any (array[p.document_id])
             order by p.priority desc, p.available_at, p.id) as documents, (
-            select case when count(*) over () = p_limit then format('%s %s %s', p.priority, krai_private.iso_time(p.available_at), p.id) end
+            select case when count(*) over () = p_limit then
+                format('%s %s %s', p.priority, krai_private.iso_time(p.available_at), p.id) end
             from page p order by p.priority, p.available_at desc, p.id desc limit 1) as next) answer;
     return v_answer;
 end;
 $$;
 comment on function krai_core.get_documents_ready_for(text, integer, text) is
-'The documents that a worker would get for a stage now, in the order of the queue: {"documents": [whole rows as objects], "next": text or null}. Nothing is claimed by it.
-p_limit: 1 to 1000. p_after: the next of the page before, null for the first. A paused or disabled stage has none. Raises 22023 unknown_stage, invalid_limit or invalid_cursor.';
+'The documents whose stage would be claimed now, in queue order, without claiming any.
+Returns {"documents": [whole rows as objects], "next": text or null}. A paused or disabled stage has none.
+p_limit: 1 to 1000. p_after: the next of the previous page, null for the first page.
+Raises 22023 unknown_stage, invalid_limit or invalid_cursor.';
 
 -- ======== 34_questions_estimates ========
--- Per-stage document tracking: how far a document is, when it will be done, and when the queues will be empty.
+-- Estimates: when a document will be done, and when the queues will be empty.
 --
---   get_weighted_progress   one number for a progress bar: running stages in part, heavy stages more
---   get_document_eta        what is left of a document, along the DAG
---   get_forecast            per stage: what comes, what goes, how busy its workers are, when its queue is empty
+--   get_document_eta    remaining time of a document along the DAG; stage_estimates has that of each stage
+--   get_forecast        per stage: arrivals, drain, utilisation, and when its queue is empty;
+--                       stage_rates and seconds_until_empty compute it
 --
 -- Rules
---   * Weighted progress never falls while no stage is reset: a stage counts with the furthest that any of its runs has come
---     since it was last reset. get_document_progress stays the plain share of finished stages.
---   * An estimate is a range, from the median (p50) to what nine of ten do not exceed (p90). Where a stage has fewer than five
---     durations, it is unknown, and says which stages these are.
---   * The forecast takes the workers of today: those at work now, or as many as the work of the last hours took.
--- Progress is for whoever may see the document, estimates for service_role. Nothing here locks or writes.
+--   * An estimate is a range, from the median (p50) to what nine of ten do not exceed (p90). Where a stage has
+--     fewer than five durations it is unknown, and the answer names the stage.
+--   * The forecast assumes the workers of today: those running now, or as many as the work of the last hours took.
+--   * For service_role. Nothing here locks or writes.
 
 create or replace function krai_private.stage_estimates(p_document_id uuid)
-returns table (stage_name text, "position" integer, waits_for text[], state text, is_paused boolean, is_stuck boolean, p50 numeric, p90 numeric, estimated_from text)
+returns table (
+    stage_name text,
+    "position" integer,
+    waits_for text[],
+    state text,
+    is_paused boolean,
+    is_stuck boolean,
+    p50 numeric,
+    p90 numeric,
+    estimated_from text)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -5030,10 +5611,11 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    -- What is finished needs no estimate.
+    -- Only unfinished stages need an estimate.
     v_open text[] := array(
         select s.name from krai_core.documents d cross join krai_core.stages s
-        where d.id = p_document_id and s.enabled and krai_private.stage_state(d.stage_status -> s.name) not in ('completed', 'skipped'));
+        where d.id = p_document_id and s.enabled
+          and krai_private.stage_state(d.stage_status -> s.name) not in ('completed', 'skipped'));
 begin
     return query
     with histograms as materialized (select * from krai_private.histograms(v_open)),
@@ -5042,7 +5624,9 @@ begin
         from (
             select f.stage_name, f.waited, f.wait_us
             from unnest(v_open) as known (name)
-            cross join lateral (select * from krai_core.stage_flow f where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
+            cross join lateral (
+                select * from krai_core.stage_flow f
+                where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
             union all
             select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d
             where d.waited > 0 and d.hour >= v_now - interval '1 day' and d.stage_name = any (v_open)
@@ -5050,30 +5634,42 @@ begin
         group by x.stage_name),
     running as materialized (select * from krai_private.running_stages(p_document_id))
     select s.name, s.position, s.waits_for, x.state, s.paused, x.state = 'failed' and ready.available_at is null,
-        case when x.state in ('completed', 'skipped') then 0 when x.state = 'processing' and u.condition <> 'stalled' then u.remaining_p50_seconds
+        case
+            when x.state in ('completed', 'skipped') then 0
+            when x.state = 'processing' and u.condition <> 'stalled' then u.remaining_p50_seconds
             else w.before + (q.p50 / 1e6)::numeric end,
-        case when x.state in ('completed', 'skipped') then 0 when x.state = 'processing' and u.condition <> 'stalled' then u.remaining_p90_seconds
+        case
+            when x.state in ('completed', 'skipped') then 0
+            when x.state = 'processing' and u.condition <> 'stalled' then u.remaining_p90_seconds
             else w.before + (q.p90 / 1e6)::numeric end,
-        case when x.state in ('completed', 'skipped') then null when x.state = 'processing' and u.condition <> 'stalled' then u.estimated_from
-            when q.p50 is null then 'unknown' else 'durations' end
+        case
+            when x.state in ('completed', 'skipped') then null
+            when x.state = 'processing' and u.condition <> 'stalled' then u.estimated_from
+            when q.p50 is null then 'unknown'
+            else 'durations' end
     from krai_core.stages s
     join krai_core.documents d on d.id = p_document_id
     cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state offset 0) x
     left join histograms h on h.stage_name = s.name and h.timed >= 5
     cross join lateral (
-        select krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50, krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90 offset 0) q
+        select krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50,
+            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90
+        offset 0) q
     left join running u on u.stage_name = s.name
-    left join krai_core.stage_runs ready on ready.document_id = d.id and ready.open_stage = s.name and ready.status = 'ready'
+    left join krai_core.stage_runs ready
+        on ready.document_id = d.id and ready.open_stage = s.name and ready.status = 'ready'
     left join waits k on k.stage_name = s.name
-    -- As long as others waited lately, less what it has waited already; or until a retry is due.
+    -- The usual wait of the last day, less what it has waited already; or the time until its retry is due.
     cross join lateral (
-        select greatest(coalesce(k.seconds, 0) - greatest(coalesce(extract(epoch from v_now - ready.available_at), 0), 0),
+        select greatest(
+            coalesce(k.seconds, 0) - greatest(coalesce(extract(epoch from v_now - ready.available_at), 0), 0),
             extract(epoch from ready.available_at - v_now), 0) as before offset 0) w
     where s.enabled;
 end;
 $$;
 comment on function krai_private.stage_estimates(uuid) is
-'What is left of each enabled stage of a document in seconds, its own wait included and that for other stages not; is_stuck: it failed, and is not tried again by itself.';
+'Remaining seconds of each enabled stage of a document, including its own wait but not that for other stages.
+is_stuck: the stage failed and will not be retried automatically.';
 
 create or replace function krai_core.get_document_eta(p_document_id uuid) returns jsonb
 language plpgsql stable
@@ -5083,7 +5679,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_status text := (select v.document_status from krai_core.vw_documents_by_stage v where v.id = p_document_id);
     v_estimate record;
-    -- Seconds from now until each stage is done, as far as it is worked out.
+    -- Seconds from now until each stage is done, as far as computed.
     v_done50 jsonb := '{}'::jsonb;
     v_done90 jsonb := '{}'::jsonb;
     v_stages jsonb := '{}'::jsonb;
@@ -5096,7 +5692,8 @@ begin
     if v_status is null then
         perform krai_private.raise_unknown_document(p_document_id);
     end if;
-    -- Each behind those that it waits for: the DAG has no circle, and mostly the positions follow it, so that once is enough.
+    -- Each stage after those that it waits for. The DAG has no cycle, and positions mostly follow it, so that one pass
+    -- usually does.
     while v_left loop
         v_left := false;
         v_before := v_stages;
@@ -5107,11 +5704,16 @@ begin
                 continue;
             end if;
             v_done50 := v_done50 || jsonb_build_object(v_estimate.stage_name, v_estimate.p50
-                + case when v_estimate.p50 > 0 then coalesce((select max((v_done50 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name)), 0) else 0 end);
+                + case when v_estimate.p50 > 0 then coalesce((
+                    select max((v_done50 ->> name)::numeric)
+                    from unnest(v_estimate.waits_for) as required (name)), 0) else 0 end);
             v_done90 := v_done90 || jsonb_build_object(v_estimate.stage_name, v_estimate.p90
-                + case when v_estimate.p90 > 0 then coalesce((select max((v_done90 ->> name)::numeric) from unnest(v_estimate.waits_for) as required (name)), 0) else 0 end);
-            v_stages := v_stages || jsonb_build_object(v_estimate.stage_name, jsonb_build_object('status', v_estimate.state,
-                'p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3)), 'estimated_from', v_estimate.estimated_from));
+                + case when v_estimate.p90 > 0 then coalesce((
+                    select max((v_done90 ->> name)::numeric)
+                    from unnest(v_estimate.waits_for) as required (name)), 0) else 0 end);
+            v_stages := v_stages || jsonb_build_object(v_estimate.stage_name, jsonb_build_object(
+                'status', v_estimate.state, 'p50', trim_scale(round(v_estimate.p50, 3)),
+                'p90', trim_scale(round(v_estimate.p90, 3)), 'estimated_from', v_estimate.estimated_from));
             if v_estimate.estimated_from = 'unknown' then
                 v_unknown := v_unknown || v_estimate.stage_name;
             end if;
@@ -5127,30 +5729,55 @@ begin
     select max(d.value::numeric) as p50, max(e.value::numeric) as p90 into v_estimate
     from jsonb_each_text(v_done50) d join jsonb_each_text(v_done90) e using (key)
     where v_unknown = '{}' and v_paused = '{}' and v_failed = '{}';
-    return jsonb_build_object('document_id', p_document_id, 'status', v_status, 'weighted_progress', trim_scale(krai_core.get_weighted_progress(p_document_id)),
-        'remaining', case when v_estimate.p50 is not null then jsonb_build_object('p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3))) end,
-        'done_at', case when v_estimate.p50 is not null then jsonb_build_object('p50', krai_private.iso_time(v_now + make_interval(secs => v_estimate.p50::double precision)),
+    return jsonb_build_object('document_id', p_document_id, 'status', v_status,
+        'weighted_progress', trim_scale(krai_core.get_weighted_progress(p_document_id)),
+        'remaining', case when v_estimate.p50 is not null then jsonb_build_object(
+            'p50', trim_scale(round(v_estimate.p50, 3)), 'p90', trim_scale(round(v_estimate.p90, 3))) end,
+        'done_at', case when v_estimate.p50 is not null then jsonb_build_object(
+            'p50', krai_private.iso_time(v_now + make_interval(secs => v_estimate.p50::double precision)),
             'p90', krai_private.iso_time(v_now + make_interval(secs => v_estimate.p90::double precision))) end,
         'unknown', to_jsonb(v_unknown), 'paused', to_jsonb(v_paused), 'failed', to_jsonb(v_failed), 'stages', v_stages);
 end;
 $$;
 comment on function krai_core.get_document_eta(uuid) is
-'When a document will be done: {document_id, status, weighted_progress, remaining: {p50, p90}, done_at: {p50, p90}, unknown, paused, failed, stages: {"<stage>": {status, p50, p90, estimated_from}}}.
-Seconds; p50: probably, p90: at most in nine of ten cases. Along the DAG: the longest way through what is not finished, each stage with the wait that was usual in the last day. remaining and done_at are null while a stage stands in its way: unknown (fewer than five durations), paused, or failed without a retry to come; these are named. Times: ISO 8601, UTC. For service_role. Raises PT404 unknown_document.';
+'When a document will be done, as a range.
+Returns {document_id, status, weighted_progress, remaining: {p50, p90}, done_at: {p50, p90}, unknown, paused, failed,
+stages: {"<stage>": {status, p50, p90, estimated_from}}}. Seconds; p50: the median, p90: not exceeded in nine of ten
+cases. Along the DAG: the longest path through the unfinished stages, each with the usual wait of the last day.
+remaining and done_at are null while a stage blocks the estimate: unknown (fewer than five durations), paused, or failed
+without a retry to come; these arrays name the stages. Times: ISO 8601, UTC. For service_role: others get 42501.
+Raises PT404 unknown_document.';
 
-create or replace function krai_private.seconds_until_empty(p_waiting numeric, p_capacity numeric, p_inflow numeric) returns numeric
+create or replace function krai_private.seconds_until_empty(
+    p_waiting numeric,
+    p_capacity numeric,
+    p_inflow numeric
+) returns numeric
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-    return case when p_waiting <= 0 then 0 when p_capacity > p_inflow then p_waiting / (p_capacity - p_inflow) * 3600 end;
+    return case
+        when p_waiting <= 0 then 0
+        when p_capacity > p_inflow then p_waiting / (p_capacity - p_inflow) * 3600 end;
 end;
 $$;
-comment on function krai_private.seconds_until_empty(numeric, numeric, numeric) is 'Seconds until a queue is empty that p_capacity an hour leave and p_inflow an hour join; null: never, or unknown.';
+comment on function krai_private.seconds_until_empty(numeric, numeric, numeric) is
+'Seconds until a queue is empty that p_capacity leave and p_inflow join per hour; null: never, or unknown.';
 
 create or replace function krai_private.stage_rates(p_flow jsonb, p_hours numeric)
-returns table (stage_name text, waiting bigint, running bigint, arrival numeric, drain numeric, avg_work numeric, workers numeric, per_worker numeric,
-               timed numeric, mean numeric, deviation numeric)
+returns table (
+    stage_name text,
+    waiting bigint,
+    running bigint,
+    arrival numeric,
+    drain numeric,
+    avg_work numeric,
+    workers numeric,
+    per_worker numeric,
+    timed numeric,
+    mean numeric,
+    deviation numeric)
 language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -5164,39 +5791,52 @@ as $$
 begin
     return query
     with sums as materialized (
-        select k.stage_name, sum(k.documents)::numeric as documents, sum(k.processing)::numeric as processing, sum(k.rest)::numeric as rest,
-            sum(k.timed)::numeric as timed, (sum(k.seconds) / nullif(sum(k.timed), 0))::numeric as mean,
-            -- Each bucket by its own mean.
+        select k.stage_name, sum(k.documents)::numeric as documents, sum(k.processing)::numeric as processing,
+            sum(k.rest)::numeric as rest, sum(k.timed)::numeric as timed,
+            (sum(k.seconds) / nullif(sum(k.timed), 0))::numeric as mean,
+            -- Each bucket counts with its own mean.
             (sum(k.seconds * k.seconds / nullif(k.timed, 0)) / nullif(sum(k.timed), 0))::numeric as mean_square
         from (
             -- As floating point: see histograms.
-            select x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing, sum(x.rest) as rest, sum(x.timed) as timed,
+            select x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing,
+                sum(x.rest) as rest, sum(x.timed) as timed,
                 sum(x.duration_us) / 1000000 as seconds
             from (
-                select c.stage_name, c.bucket, c.documents::double precision as documents, c.processing::double precision as processing,
-                    (c.completed + c.failed + c.skipped)::double precision as rest, c.timed::double precision as timed, c.duration_us::double precision as duration_us
+                select c.stage_name, c.bucket, c.documents::double precision as documents,
+                    c.processing::double precision as processing,
+                    (c.completed + c.failed + c.skipped)::double precision as rest,
+                    c.timed::double precision as timed, c.duration_us::double precision as duration_us
                 from krai_core.stage_counters c
                 union all
-                select d.stage_name, d.bucket, d.documents, d.processing, d.completed + d.failed + d.skipped, d.timed, d.duration_us from krai_core.stage_deltas d
+                select d.stage_name, d.bucket, d.documents, d.processing, d.completed + d.failed + d.skipped,
+                    d.timed, d.duration_us
+                from krai_core.stage_deltas d
             ) x
             group by x.stage_name, x.bucket
         ) k
         group by k.stage_name
     )
-    select s.name, (coalesce(whole.documents, 0) - coalesce(k.processing + k.rest, 0))::bigint, coalesce(k.processing, 0)::bigint,
-        coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours, nullif(f.work_us, 0) / nullif(f.completed + f.failed, 0) / 1000000,
-        greatest(coalesce(k.processing, 0), ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)), (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0),
+    select s.name, (coalesce(whole.documents, 0) - coalesce(k.processing + k.rest, 0))::bigint,
+        coalesce(k.processing, 0)::bigint,
+        coalesce(f.arrived, 0) / p_hours, coalesce(f.completed + f.skipped, 0) / p_hours,
+        nullif(f.work_us, 0) / nullif(f.completed + f.failed, 0) / 1000000,
+        greatest(coalesce(k.processing, 0), ceil(coalesce(f.work_us, 0) / 3600000000 / p_hours)),
+        (f.completed + f.skipped) / nullif(f.work_us / 3600000000, 0),
         k.timed, k.mean, sqrt(greatest(k.mean_square - k.mean * k.mean, 0))
     from krai_core.stages s
     left join sums whole on whole.stage_name = ''
     left join sums k on k.stage_name = s.name
-    left join jsonb_to_recordset(p_flow) as f (stage_name text, arrived numeric, completed numeric, failed numeric, skipped numeric, work_us numeric)
+    left join jsonb_to_recordset(p_flow) as f (
+            stage_name text, arrived numeric, completed numeric, failed numeric, skipped numeric, work_us numeric)
         on f.stage_name = s.name
     where s.enabled;
 end;
 $$;
 comment on function krai_private.stage_rates(jsonb, numeric) is
-'Per enabled stage: documents pending and processing; runs arriving and stages finished an hour; seconds of work a run; workers at work; stages that one of them finishes in an hour; how many durations there are, their mean and their standard deviation in seconds. p_flow: rows of flow_since; p_hours: how many hours those are.';
+'The rates of each enabled stage: waiting, running, arrivals, drain, work, workers, and their durations.
+waiting, running: documents. arrival, drain: runs that became ready and stages finished per hour. avg_work: seconds per
+run. workers: at work. per_worker: stages that one of them finishes per hour. timed: how many durations there are; mean,
+deviation (standard) in seconds. p_flow: rows of flow_since; p_hours: how many hours they cover.';
 
 create or replace function krai_core.get_forecast(p_hours integer default 3) returns jsonb
 language plpgsql stable
@@ -5212,10 +5852,12 @@ declare
     v_stages jsonb;
 begin
     if p_hours is null or p_hours not between 1 and 720 then
-        perform krai_private.raise_error('invalid_age', format('%s is no number of hours to look back', coalesce(p_hours::text, 'null')), '{}', 'Pass 1 to 720.');
+        perform krai_private.raise_error('invalid_age',
+            format('%s is no number of hours to look back', coalesce(p_hours::text, 'null')), '{}', 'Pass 1 to 720.');
     end if;
-    -- From the first of these hours in which anything happened.
-    select jsonb_agg(to_jsonb(f)), coalesce(min(f.first_hour), date_trunc('hour', v_now, 'UTC')), coalesce(sum(f.arrived) filter (where f.stage_name = ''), 0)
+    -- Starts with the first of these hours that had any activity.
+    select jsonb_agg(to_jsonb(f)), coalesce(min(f.first_hour), date_trunc('hour', v_now, 'UTC')),
+        coalesce(sum(f.arrived) filter (where f.stage_name = ''), 0)
     into v_flow, v_since, v_inflow
     from krai_private.flow_since(date_trunc('hour', v_now, 'UTC') - make_interval(hours => p_hours - 1)) f;
     v_span := greatest(extract(epoch from v_now - v_since) / 3600, 0.01);
@@ -5224,20 +5866,32 @@ begin
             'today', krai_private.seconds_until_empty(r.waiting, r.workers * r.per_worker, v_inflow),
             'one_more', krai_private.seconds_until_empty(r.waiting, (r.workers + 1) * r.per_worker, v_inflow),
             'one_fewer', krai_private.seconds_until_empty(r.waiting, (r.workers - 1) * r.per_worker, v_inflow),
-            -- The sum of many durations is nearly normal.
-            'backlog', case when r.timed >= 5 and r.workers > 0 then jsonb_build_object('p50', round(r.waiting * r.mean / r.workers, 3),
-                'p90', round((r.waiting * r.mean + 1.2816 * sqrt(r.waiting::numeric) * r.deviation) / r.workers, 3)) end)), '{}')
+            -- The sum of many durations is nearly normally distributed: 1.2816 deviations are its 90 % quantile.
+            'backlog', case when r.timed >= 5 and r.workers > 0 then jsonb_build_object(
+                'p50', round(r.waiting * r.mean / r.workers, 3),
+                'p90', round(
+                    (r.waiting * r.mean + 1.2816 * sqrt(r.waiting::numeric) * r.deviation) / r.workers, 3)) end)), '{}')
         from krai_private.stage_rates(v_flow, v_span) r);
-    -- Empty is a queue when those before it are: what waits for them comes to it later.
+    -- A queue is empty no earlier than those upstream, whose documents still arrive in it.
     select jsonb_object_agg(x.key, jsonb_build_object(
-        'waiting', x.value -> 'waiting', 'running', x.value -> 'running', 'arrival_per_hour', round((x.value ->> 'arrival')::numeric, 3),
-        'drain_per_hour', round((x.value ->> 'drain')::numeric, 3), 'workers', (x.value ->> 'workers')::numeric,
-        'utilisation', round((x.value ->> 'arrival')::numeric * (x.value ->> 'avg_work')::numeric / 3600 / nullif((x.value ->> 'workers')::numeric, 0), 4),
+        'waiting', x.value -> 'waiting', 'running', x.value -> 'running',
+        'arrival_per_hour', round((x.value ->> 'arrival')::numeric, 3),
+        'drain_per_hour', round((x.value ->> 'drain')::numeric, 3),
+        'workers', (x.value ->> 'workers')::numeric,
+        'utilisation', round(
+            (x.value ->> 'arrival')::numeric * (x.value ->> 'avg_work')::numeric / 3600
+            / nullif((x.value ->> 'workers')::numeric, 0), 4),
         'avg_work', round((x.value ->> 'avg_work')::numeric, 6), 'backlog', nullif(x.value -> 'backlog', 'null'),
         'empty', (select jsonb_build_object(
-            'today', round(case when b.is_known then greatest(b.longest, (x.value ->> 'today')::numeric) end + (x.value ->> 'today')::numeric * 0),
-            'one_more', round(case when b.is_known then greatest(b.longest, (x.value ->> 'one_more')::numeric) end + (x.value ->> 'one_more')::numeric * 0),
-            'one_fewer', round(case when b.is_known then greatest(b.longest, (x.value ->> 'one_fewer')::numeric) end + (x.value ->> 'one_fewer')::numeric * 0))
+            'today', round(
+                case when b.is_known then greatest(b.longest, (x.value ->> 'today')::numeric) end
+                + (x.value ->> 'today')::numeric * 0),
+            'one_more', round(
+                case when b.is_known then greatest(b.longest, (x.value ->> 'one_more')::numeric) end
+                + (x.value ->> 'one_more')::numeric * 0),
+            'one_fewer', round(
+                case when b.is_known then greatest(b.longest, (x.value ->> 'one_fewer')::numeric) end
+                + (x.value ->> 'one_fewer')::numeric * 0))
             from (
                 select coalesce(max((v_rates -> before.name ->> 'today')::numeric), 0) as longest,
                     coalesce(bool_and(v_rates -> before.name ->> 'today' is not null), true) as is_known
@@ -5245,12 +5899,22 @@ begin
             ) b)))
     into v_stages
     from jsonb_each(v_rates) x;
-    return jsonb_build_object('timestamp', krai_private.iso_time(v_now), 'hours', round(v_span, 3), 'documents_per_hour', round(v_inflow, 3), 'stages', coalesce(v_stages, '{}'));
+    return jsonb_build_object('timestamp', krai_private.iso_time(v_now), 'hours', round(v_span, 3),
+        'documents_per_hour', round(v_inflow, 3), 'stages', coalesce(v_stages, '{}'));
 end;
 $$;
 comment on function krai_core.get_forecast(integer) is
-'What to expect of the queues: {timestamp, hours, documents_per_hour, stages: {"<stage>": {waiting, running, arrival_per_hour, drain_per_hour, workers, utilisation, avg_work, backlog: {p50, p90}, empty: {today, one_more, one_fewer}}}}.
-p_hours: so many hours back are looked at, 1 to 720, this one included; hours says how many that were. waiting: documents pending. arrival_per_hour: runs that became ready. drain_per_hour: stages completed or skipped. workers: at work now, or as many as the work took. utilisation: work that arrives, as a share of what these workers can do; above 1 the queue grows. avg_work: seconds a run. backlog: seconds of these workers for what is pending, by the durations of the stage, probably and in nine of ten cases at most; null below five of them. empty: seconds from now until nothing of the stage is pending, if documents come as they did: with the workers of today, one more, one fewer (stages before it with those of today); null: never, or not known. For service_role. Raises 22023 invalid_age.';
+'What to expect of the queues, from the hours before.
+Returns {timestamp, hours, documents_per_hour, stages: {"<stage>": {waiting, running, arrival_per_hour, drain_per_hour,
+workers, utilisation, avg_work, backlog: {p50, p90}, empty: {today, one_more, one_fewer}}}}. hours: how many hours the
+rates cover. waiting: documents pending. arrival_per_hour: runs that became ready. drain_per_hour: stages completed or
+skipped. workers: at work now, or as many as the work took. utilisation: arriving work as a share of what these workers
+can do; above 1 the queue grows. avg_work: seconds per run. backlog: seconds that these workers need for what is
+pending, by the durations of the stage, as median and as what nine of ten cases do not exceed; null below five
+durations. empty: seconds from now until nothing of the stage is pending if documents keep arriving as they did, with
+the workers of today, one more or one fewer (upstream stages with those of today); null: never, or unknown.
+For service_role: others get 42501.
+p_hours: how many hours to look back, 1 to 720, including the current one. Raises 22023 invalid_age.';
 
 -- ======== 35_events ========
 -- Per-stage document tracking: what has changed since somebody looked last, for those who show documents live.
@@ -6239,24 +6903,23 @@ comment on function krai_private.drop_leftovers() is
 commit;
 
 -- ======== 50_questions_views ========
--- Views: what can be read as a table.
+-- Views: questions whose answer is read as a table.
 --
 --   vw_document_stages      one row per document and enabled stage, with its state
 --   vw_documents_by_stage   one row per document: current stage, progress, one JSON column per stage
 --   vw_stage_statistics     one row per stage: counts, durations, waits, throughput
 --   vw_stage_flow           what arrived, started and ended, hour by hour
---   vw_running_stages       what is being worked on, by whom, and how long it will take
+--   vw_running_stages       running stages: by whom, since when, and how much is left
 --
 -- Rules
---   * Finished = completed or skipped. A disabled stage is satisfied and in no total.
---   * Status of a document: failed if any stage is failed; pending if all are pending; completed if all are finished; else
---     processing.
+--   * Finished = completed or skipped. A disabled stage counts as satisfied and is in no total.
+--   * Status of a document: failed if any stage is failed; pending if all are pending; completed if all are finished;
+--     else processing.
 --   * Malformed rows (null, {}, arrays, plain strings, foreign values) are read as repaired_stages would repair them.
 --   * Views run with the rights of the caller (security_invoker): whoever may select documents sees their stages.
 --
--- Each in a block of its own, behind the functions that it calls: CREATE OR REPLACE VIEW keeps readers waiting until it
--- commits. A view that is replaced may gain columns and loses none.
-
+-- Locks: CREATE OR REPLACE VIEW blocks readers until it commits. So each view has a transaction of its own, after the
+-- functions that it calls. A replaced view may gain columns but loses none.
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
@@ -6279,26 +6942,34 @@ from krai_core.documents d
 cross join krai_core.stages s
 where s.enabled;
 do $$ begin perform krai_private.apply_access('krai_core.vw_document_stages'::regclass); end $$;
-comment on view krai_core.vw_document_stages is 'One row per document and enabled stage.';
-comment on column krai_core.vw_document_stages.document_id is 'The document.';
-comment on column krai_core.vw_document_stages.stage_name is 'The stage.';
-comment on column krai_core.vw_document_stages.position is 'Order of the stage in the pipeline.';
-comment on column krai_core.vw_document_stages.status is 'pending, processing, completed, failed or skipped; a missing or foreign value is pending.';
-comment on column krai_core.vw_document_stages.stage is 'The stored value, as it is; null where the key is missing.';
 commit;
 
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
--- Views of an earlier tracker have other columns, which `create or replace` refuses; and so has ours where the table got or
--- lost one of the columns that it shows since. They go, unless something of the user's hangs on them: that stops the
--- migration here, with its name.
+comment on view krai_core.vw_document_stages is 'One row per document and enabled stage.';
+comment on column krai_core.vw_document_stages.document_id is 'The document.';
+comment on column krai_core.vw_document_stages.stage_name is 'The stage.';
+comment on column krai_core.vw_document_stages.position is 'Order of the stage in the pipeline.';
+comment on column krai_core.vw_document_stages.status is
+'pending, processing, completed, failed or skipped; a missing or foreign value reads as pending.';
+comment on column krai_core.vw_document_stages.stage is 'The stored value, unchanged; null where the key is missing.';
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+-- The views of an earlier tracker have other columns, which `create or replace` refuses; so do our own when the table
+-- has gained or lost one of the columns that they show. They are dropped, unless an object of the user depends on them:
+-- then the migration stops here and names it.
 do $$
 declare
     v_view record;
     v_shown text[] := array(
-        select a.attname from unnest(array['processing_status', 'created_at', 'updated_at']) with ordinality as wanted (name, place)
+        select a.attname
+        from unnest(array['processing_status', 'created_at', 'updated_at']) with ordinality as wanted (name, place)
         join pg_catalog.pg_attribute a
             on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped
         order by wanted.place);
@@ -6310,7 +6981,8 @@ begin
           and (not exists (
                   select from pg_catalog.pg_attribute a
                   where a.attrelid = c.oid and a.attname in ('stage_status', 'duration_seconds') and not a.attisdropped)
-              or (select array_agg(a.attname order by a.attnum) <> (v_shown::name[])[1:count(*)] from pg_catalog.pg_attribute a
+              or (select array_agg(a.attname order by a.attnum) <> (v_shown::name[])[1:count(*)]
+                  from pg_catalog.pg_attribute a
                   join pg_catalog.pg_attribute before on before.attrelid = c.oid and before.attname = 'document_status'
                   where a.attrelid = c.oid and a.attnum > before.attnum))
     loop
@@ -6323,7 +6995,7 @@ exception when dependent_objects_still_exist then
         join pg_catalog.pg_rewrite r on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
         where d.refobjid = v_view.oid and r.ev_class <> v_view.oid)
         using errcode = '2BP01',
-              hint = 'Drop the views named on the right, run the migration again, then create them anew over the new columns.';
+              hint = 'Drop the views named on the right, run the migration again, then re-create them on the new ones.';
 end $$;
 
 do $view$
@@ -6360,7 +7032,8 @@ select
         else krai_private.repaired_stage(w.whole -> 'classification')
     end as classification_status,
     case
-        when w.whole -> 'metadata_extraction' ->> 'status' in ('pending', 'processing', 'completed', 'failed', 'skipped')
+        when w.whole -> 'metadata_extraction' ->> 'status'
+            in ('pending', 'processing', 'completed', 'failed', 'skipped')
             then w.whole -> 'metadata_extraction'
         else krai_private.repaired_stage(w.whole -> 'metadata_extraction')
     end as metadata_extraction_status,
@@ -6387,11 +7060,11 @@ select
         else 'processing'
     end as document_status%s
 from krai_core.documents d
--- Unpacked once: a stored value that is large is compressed, and would be unpacked for each of its stages. (What is no
--- object becomes an array by this, in which no stage is found either.)
+-- Decompressed once: a large stored value is compressed, and would be decompressed for each of its stages. (A value
+-- that is no object becomes an array here, in which no stage is found either.)
 cross join lateral (select d.stage_status || '{}' as whole offset 0) w
--- One letter for each enabled stage, in order: pending, running, completed, failed, skipped. To look at strings takes a
--- third of the time of sums over rows; `offset 0` keeps the string from being made for each column.
+-- One letter per enabled stage, in order: pending, running, completed, failed, skipped. String functions take a third
+-- of the time of sums over rows; `offset 0` keeps the planner from building the string anew for each column.
 cross join lateral (
     select coalesce(string_agg(case w.whole -> enabled.name ->> 'status'
             when 'pending' then 'p'
@@ -6401,7 +7074,8 @@ cross join lateral (
             when 'skipped' then 's'
             else case when w.whole -> enabled.name = '"completed"' then 'c' else 'p' end
         end, ''), '') as letters
-    from unnest((select array_agg(s.name order by s.position) from krai_core.stages s where s.enabled)) as enabled (name)
+    from unnest(
+        (select array_agg(s.name order by s.position) from krai_core.stages s where s.enabled)) as enabled (name)
     offset 0
 ) stands$definition$, (
         -- Those that an earlier tracker showed, where the table has them.
@@ -6411,8 +7085,51 @@ cross join lateral (
             on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped));
 end $view$;
 do $$ begin perform krai_private.apply_access('krai_core.vw_documents_by_stage'::regclass); end $$;
-comment on view krai_core.vw_documents_by_stage is 'One row per document: where it stands in the pipeline.';
+commit;
 
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+comment on view krai_core.vw_documents_by_stage is 'One row per document: where it stands in the pipeline.';
+comment on column krai_core.vw_documents_by_stage.id is 'Document id.';
+comment on column krai_core.vw_documents_by_stage.filename is 'Document name.';
+comment on column krai_core.vw_documents_by_stage.current_stage is
+'First enabled stage in pipeline order that is not finished, or completed.';
+comment on column krai_core.vw_documents_by_stage.progress_percentage is
+'Finished stages as a percentage of the enabled ones, 0 to 100.';
+comment on column krai_core.vw_documents_by_stage.upload_status is
+'Stage upload: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.text_extraction_status is
+'Stage text_extraction: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.image_processing_status is
+'Stage image_processing: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.classification_status is
+'Stage classification: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.metadata_extraction_status is
+'Stage metadata_extraction: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.storage_status is
+'Stage storage: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.embedding_status is
+'Stage embedding: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.search_indexing_status is
+'Stage search_indexing: status, started_at, completed_at, duration_seconds, progress, error, metadata.';
+comment on column krai_core.vw_documents_by_stage.stage_status is 'The whole stored value, including further stages.';
+comment on column krai_core.vw_documents_by_stage.document_status is
+'Status of the document by its stages: pending, processing, completed or failed.';
+do $$
+declare
+    v_name text;
+begin
+    for v_name in
+        select a.attname from pg_catalog.pg_attribute a
+        where a.attrelid = 'krai_core.vw_documents_by_stage'::regclass
+          and a.attname in ('processing_status', 'created_at', 'updated_at')
+    loop
+        execute format('comment on column krai_core.vw_documents_by_stage.%I is %L',
+            v_name, 'As in krai_core.documents.');
+    end loop;
+end $$;
 commit;
 
 begin;
@@ -6421,30 +7138,46 @@ set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 create or replace view krai_core.vw_stage_statistics with (security_invoker = true) as
 select
-    v.stage_name, v.pending_count, v.processing_count, v.completed_count, v.failed_count, v.skipped_count, v.avg_duration_seconds,
-    v.avg_duration_seconds as duration_seconds, v.timed_count, v.p50_duration_seconds, v.p95_duration_seconds, v.p99_duration_seconds,
+    v.stage_name, v.pending_count, v.processing_count, v.completed_count, v.failed_count, v.skipped_count,
+    v.avg_duration_seconds, v.avg_duration_seconds as duration_seconds, v.timed_count,
+    v.p50_duration_seconds, v.p95_duration_seconds, v.p99_duration_seconds,
     v.avg_wait_seconds, v.throughput_per_hour, v.oldest_waiting_at,
     round(extract(epoch from clock_timestamp() - v.oldest_waiting_at), 6) as oldest_waiting_seconds, v.workers_busy
 from krai_private.stage_statistics() v;
 do $$ begin perform krai_private.apply_access('krai_core.vw_stage_statistics'::regclass); end $$;
-comment on view krai_core.vw_stage_statistics is 'One row per enabled stage in pipeline order, also without documents. For service_role.';
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+comment on view krai_core.vw_stage_statistics is
+'One row per enabled stage in pipeline order, even without documents. For service_role.';
 comment on column krai_core.vw_stage_statistics.stage_name is 'Name of the stage.';
 comment on column krai_core.vw_stage_statistics.pending_count is 'Documents waiting.';
 comment on column krai_core.vw_stage_statistics.processing_count is 'Documents currently processing.';
 comment on column krai_core.vw_stage_statistics.completed_count is 'Documents completed.';
 comment on column krai_core.vw_stage_statistics.failed_count is 'Documents failed.';
 comment on column krai_core.vw_stage_statistics.skipped_count is 'Documents skipped.';
-comment on column krai_core.vw_stage_statistics.avg_duration_seconds is 'Average duration of the completed ones in seconds; those without a duration are not counted; null where there is none.';
+comment on column krai_core.vw_stage_statistics.avg_duration_seconds is
+'Average duration of the completed ones in seconds; those without a duration do not count; null where there is none.';
 comment on column krai_core.vw_stage_statistics.duration_seconds is 'The same average under a shorter name.';
 comment on column krai_core.vw_stage_statistics.timed_count is 'Completed ones that have a duration.';
-comment on column krai_core.vw_stage_statistics.p50_duration_seconds is 'Median of their durations in seconds, within 19 %; null where there is none.';
-comment on column krai_core.vw_stage_statistics.p95_duration_seconds is 'Duration that 95 % of them do not exceed, in seconds, within 19 %.';
-comment on column krai_core.vw_stage_statistics.p99_duration_seconds is 'Duration that 99 % of them do not exceed, in seconds, within 19 %.';
-comment on column krai_core.vw_stage_statistics.avg_wait_seconds is 'For how long runs that began in the last 24 hours had been ready, on average, in seconds; null where none began.';
-comment on column krai_core.vw_stage_statistics.throughput_per_hour is 'Completed per hour, in this hour and the one before.';
-comment on column krai_core.vw_stage_statistics.oldest_waiting_at is 'Since when the longest waiting run is ready; null where none is. UTC, database clock.';
-comment on column krai_core.vw_stage_statistics.oldest_waiting_seconds is 'For how long that is, in seconds.';
-comment on column krai_core.vw_stage_statistics.workers_busy is 'Workers that hold a run with a live lease; those without a name are counted by their runs.';
+comment on column krai_core.vw_stage_statistics.p50_duration_seconds is
+'Median of their durations in seconds, within 19 %; null where there is none.';
+comment on column krai_core.vw_stage_statistics.p95_duration_seconds is
+'Duration that 95 % of them do not exceed, in seconds, within 19 %; null where there is none.';
+comment on column krai_core.vw_stage_statistics.p99_duration_seconds is
+'Duration that 99 % of them do not exceed, in seconds, within 19 %; null where there is none.';
+comment on column krai_core.vw_stage_statistics.avg_wait_seconds is
+'Average seconds from ready to start of the runs that started in the last 24 hours; null where none did.';
+comment on column krai_core.vw_stage_statistics.throughput_per_hour is
+'Completed per hour, in the current hour and the one before.';
+comment on column krai_core.vw_stage_statistics.oldest_waiting_at is
+'When the longest waiting run became ready; null where none is ready. UTC, database clock.';
+comment on column krai_core.vw_stage_statistics.oldest_waiting_seconds is 'How long that run has waited, in seconds.';
+comment on column krai_core.vw_stage_statistics.workers_busy is
+'Workers that hold a run with a live lease; each run of a worker without a name counts as one.';
 commit;
 
 begin;
@@ -6453,31 +7186,46 @@ set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 create or replace view krai_core.vw_stage_flow with (security_invoker = true) as
 select
-    x.stage_name, x.hour, sum(x.arrived)::bigint as arrived, sum(x.started)::bigint as started, sum(x.retried)::bigint as retried,
+    x.stage_name, x.hour,
+    sum(x.arrived)::bigint as arrived, sum(x.started)::bigint as started, sum(x.retried)::bigint as retried,
     sum(x.completed)::bigint as completed, sum(x.failed)::bigint as failed, sum(x.skipped)::bigint as skipped,
     round(sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000, 6) as avg_wait_seconds,
     round(nullif(sum(x.work_us), 0) / nullif(sum(x.completed) + sum(x.failed), 0) / 1000000, 6) as avg_work_seconds
 from (
-    select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped, f.waited, f.wait_us, f.work_us
+    select f.stage_name, f.hour, f.arrived, f.started, f.retried, f.completed, f.failed, f.skipped,
+        f.waited, f.wait_us, f.work_us
     from krai_core.stage_flow f
     union all
-    select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped, d.waited, d.wait_us, d.work_us
+    select d.stage_name, d.hour, d.arrived, d.started, d.retried, d.runs_completed, d.runs_failed, d.runs_skipped,
+        d.waited, d.wait_us, d.work_us
     from krai_core.stage_deltas d
     where d.arrived + d.started + d.runs_completed + d.runs_failed + d.runs_skipped > 0
 ) x
 group by x.stage_name, x.hour;
 do $$ begin perform krai_private.apply_access('krai_core.vw_stage_flow'::regclass); end $$;
-comment on view krai_core.vw_stage_flow is 'What came, began and ended in each hour, per stage; kept when runs are pruned. Ask for a stage and a range of hours. For service_role.';
-comment on column krai_core.vw_stage_flow.stage_name is 'Name of the stage; empty: the documents as a whole, of which only arrived tells.';
-comment on column krai_core.vw_stage_flow.hour is 'Begin of the hour; UTC, database clock.';
-comment on column krai_core.vw_stage_flow.arrived is 'Runs that became ready, without retries and what was given back; without a stage: documents that were inserted.';
-comment on column krai_core.vw_stage_flow.started is 'Runs that began.';
-comment on column krai_core.vw_stage_flow.retried is 'Those of them that were no first attempt.';
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+comment on view krai_core.vw_stage_flow is
+'What arrived, started and ended in each hour, per stage; survives pruning. Filter by stage and a range of hours.
+For service_role.';
+comment on column krai_core.vw_stage_flow.stage_name is
+'Name of the stage; empty: the documents as a whole, for which only arrived is filled.';
+comment on column krai_core.vw_stage_flow.hour is 'Start of the hour; UTC, database clock.';
+comment on column krai_core.vw_stage_flow.arrived is
+'Runs that became ready, except retries and released runs; without a stage: documents inserted.';
+comment on column krai_core.vw_stage_flow.started is 'Runs that started.';
+comment on column krai_core.vw_stage_flow.retried is 'Those of them that were not a first attempt.';
 comment on column krai_core.vw_stage_flow.completed is 'Stages that were completed.';
-comment on column krai_core.vw_stage_flow.failed is 'Stages that failed, retries to come included.';
+comment on column krai_core.vw_stage_flow.failed is 'Stages that failed, including those that will be retried.';
 comment on column krai_core.vw_stage_flow.skipped is 'Stages that were skipped.';
-comment on column krai_core.vw_stage_flow.avg_wait_seconds is 'For how long the runs that began had been ready, on average, in seconds; null where none had.';
-comment on column krai_core.vw_stage_flow.avg_work_seconds is 'For how long the completed and the failed were worked on, on average, in seconds; those that were only reported count as 0; null where nothing was timed.';
+comment on column krai_core.vw_stage_flow.avg_wait_seconds is
+'Average seconds from ready to start of the runs that started; null where none had been ready.';
+comment on column krai_core.vw_stage_flow.avg_work_seconds is
+'Average seconds of work on completed and failed runs; those only reported count as 0; null where nothing was timed.';
 commit;
 
 begin;
@@ -6486,26 +7234,40 @@ set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 create or replace view krai_core.vw_running_stages with (security_invoker = true) as
 select
-    r.document_id, r.filename, r.stage_name, r.worker, r.attempt, r.started_at, r.running_seconds, r.heartbeat_at, r.lease_expires_at,
+    r.document_id, r.filename, r.stage_name, r.worker, r.attempt, r.started_at, r.running_seconds, r.heartbeat_at,
+    r.lease_expires_at,
     r.progress, r.metadata, r.condition, r.remaining_p50_seconds, r.remaining_p90_seconds, r.estimated_from
 from krai_private.running_stages() r;
 do $$ begin perform krai_private.apply_access('krai_core.vw_running_stages'::regclass); end $$;
-comment on view krai_core.vw_running_stages is 'One row per stage that is being worked on: by whom, since when, and what is left. For service_role.';
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
+do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
+comment on view krai_core.vw_running_stages is
+'One row per running stage: by whom, since when, and how much is left. For service_role.';
 comment on column krai_core.vw_running_stages.document_id is 'The document.';
 comment on column krai_core.vw_running_stages.filename is 'Its name.';
 comment on column krai_core.vw_running_stages.stage_name is 'The stage.';
 comment on column krai_core.vw_running_stages.worker is 'Name that the worker gave itself; null: none.';
 comment on column krai_core.vw_running_stages.attempt is 'Number of the attempt, from 1.';
-comment on column krai_core.vw_running_stages.started_at is 'When the run began; UTC, database clock.';
-comment on column krai_core.vw_running_stages.running_seconds is 'For how long that is, in seconds.';
-comment on column krai_core.vw_running_stages.heartbeat_at is 'Last sign of life; UTC, database clock.';
-comment on column krai_core.vw_running_stages.lease_expires_at is 'When another may take it over; UTC, database clock.';
+comment on column krai_core.vw_running_stages.started_at is 'When the run started; UTC, database clock.';
+comment on column krai_core.vw_running_stages.running_seconds is 'Seconds since then.';
+comment on column krai_core.vw_running_stages.heartbeat_at is 'Last heartbeat; UTC, database clock.';
+comment on column krai_core.vw_running_stages.lease_expires_at is
+'When another worker may take the stage over; UTC, database clock.';
 comment on column krai_core.vw_running_stages.progress is 'Percent, 0 to 100.';
 comment on column krai_core.vw_running_stages.metadata is 'Metadata of the stage so far.';
-comment on column krai_core.vw_running_stages.condition is 'working; slow: alive, and longer at work than 95 % of the completed runs of its stage (of five at least); stalled: its lease is over.';
-comment on column krai_core.vw_running_stages.remaining_p50_seconds is 'What is probably left of it, in seconds; null: unknown.';
-comment on column krai_core.vw_running_stages.remaining_p90_seconds is 'What is left of it at most in nine of ten cases, in seconds; null: unknown.';
-comment on column krai_core.vw_running_stages.estimated_from is 'progress, units (metadata such as pages_processed of total_pages), durations (of its stage) or unknown (fewer than five durations, or longer than all of them).';
+comment on column krai_core.vw_running_stages.condition is
+'working; slow: running longer than 95 % of at least five completed runs of its stage; stalled: its lease has expired.';
+comment on column krai_core.vw_running_stages.remaining_p50_seconds is
+'Median estimate of the remaining seconds; null: unknown.';
+comment on column krai_core.vw_running_stages.remaining_p90_seconds is
+'Remaining seconds that nine of ten such runs do not exceed; null: unknown.';
+comment on column krai_core.vw_running_stages.estimated_from is
+'progress, units (metadata such as pages_processed of total_pages), durations (of its stage), or unknown (fewer than '
+'five durations, or running longer than all of them).';
 commit;
 
 -- ======== 51_triggers ========

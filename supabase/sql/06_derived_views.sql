@@ -22,6 +22,11 @@ from (
     from krai_core.stage_deltas d
 ) x
 group by x.stage_name, x.bucket;
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_private.stage_sums is
 'The metrics of stage_counters as they are at this moment, with the deltas that are not folded yet.';
 
@@ -59,6 +64,11 @@ where s.enabled
       select from unnest(s.waits_for) as required (name)
       where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
         and w.whole -> required.name is distinct from '"completed"');
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_private.startable_stages is
 'Stages that may run by what stage_status says: enabled, pending or failed, and every prerequisite finished. A failed one is ready
 only if a retry is due, which stage_runs knows.';
@@ -78,6 +88,11 @@ cross join lateral (
     select case when d.stage_status -> s.name = '"completed"' then 'completed'
         else d.stage_status -> s.name ->> 'status' end as state offset 0) x
 where x.state in ('completed', 'failed', 'skipped');
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_private.current_stages is
 'Stages that are completed, failed or skipped by what stage_status says: each rests on one current run.';
 comment on column krai_private.current_stages.document_id is 'The document.';

@@ -36,6 +36,11 @@ from krai_core.documents d
 cross join krai_core.stages s
 where s.enabled;
 do $$ begin perform krai_private.apply_access('krai_core.vw_document_stages'::regclass); end $$;
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_core.vw_document_stages is 'One row per document and enabled stage.';
 comment on column krai_core.vw_document_stages.document_id is 'The document.';
 comment on column krai_core.vw_document_stages.stage_name is 'The stage.';
@@ -172,6 +177,11 @@ cross join lateral (
             on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped));
 end $view$;
 do $$ begin perform krai_private.apply_access('krai_core.vw_documents_by_stage'::regclass); end $$;
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_core.vw_documents_by_stage is 'One row per document: where it stands in the pipeline.';
 comment on column krai_core.vw_documents_by_stage.id is 'Document id.';
 comment on column krai_core.vw_documents_by_stage.filename is 'Document name.';
@@ -225,6 +235,11 @@ select
     round(extract(epoch from clock_timestamp() - v.oldest_waiting_at), 6) as oldest_waiting_seconds, v.workers_busy
 from krai_private.stage_statistics() v;
 do $$ begin perform krai_private.apply_access('krai_core.vw_stage_statistics'::regclass); end $$;
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_core.vw_stage_statistics is
 'One row per enabled stage in pipeline order, even without documents. For service_role.';
 comment on column krai_core.vw_stage_statistics.stage_name is 'Name of the stage.';
@@ -276,6 +291,11 @@ from (
 ) x
 group by x.stage_name, x.hour;
 do $$ begin perform krai_private.apply_access('krai_core.vw_stage_flow'::regclass); end $$;
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_core.vw_stage_flow is
 'What arrived, started and ended in each hour, per stage; survives pruning. Filter by stage and a range of hours.
 For service_role.';
@@ -305,6 +325,11 @@ select
     r.progress, r.metadata, r.condition, r.remaining_p50_seconds, r.remaining_p90_seconds, r.estimated_from
 from krai_private.running_stages() r;
 do $$ begin perform krai_private.apply_access('krai_core.vw_running_stages'::regclass); end $$;
+commit;
+
+begin;
+set local lock_timeout = '900ms';
+set local client_min_messages = warning;
 comment on view krai_core.vw_running_stages is
 'One row per running stage: by whom, since when, and how much is left. For service_role.';
 comment on column krai_core.vw_running_stages.document_id is 'The document.';
