@@ -10,7 +10,7 @@
 -- Rules
 --   * Pruning keeps open runs, current ones, and the last closed run of a stage, from which attempts and retries are
 --     counted. Statistics keep what is pruned (stage_flow, stage_counters).
---   * reap and prune_runs skip runs that somebody is writing; they never wait.
+--   * reap and prune_runs skip runs that somebody is writing, rather than wait for them.
 --   * Nothing is scheduled unless somebody asks for it: workers reap automatically.
 -- Lock order: documents in id order, then stage_runs. Advisory locks let one session at a time fill ready runs, and one
 -- rebuild statistics.
@@ -256,7 +256,7 @@ comment on function krai_core.prune_runs(interval, boolean, integer) is
 'Deletes runs that ended longer ago than p_older_than and have been superseded.
 Never deletes the last run of a stage, nor its current one; statistics keep what is pruned. p_keep_failures: failed
 and lost runs stay; null means true. p_limit: at most that many at once, 1 to 100000. Returns {"pruned": n, "more":
-true if the limit stopped it: call it again}. Never waits. Raises 22023 invalid_age or invalid_limit.';
+true if the limit stopped it: call it again}. Waits for nobody. Raises 22023 invalid_age or invalid_limit.';
 
 create or replace function krai_private.schedule_maintenance_as_owner(
     p_prune_older_than interval,
