@@ -43,10 +43,8 @@ as $$
     ('documents_150_note', 'trigger', '', '', ''),
     ('documents_200_edited', 'trigger', '', '', ''),
     ('documents_200_inserted', 'trigger', '', '', ''),
-    ('documents_400_delete_runs', 'trigger', '', '', ''),
-    ('documents_400_truncate_runs', 'trigger', '', '', ''),
-    ('zzy_documents_repair_update', 'trigger', '', '', ''),
-    ('zzz_documents_keep_rest', 'trigger', '', '', ''),
+    ('documents_400_delete_runs', 'trigger', '', '', ''), ('documents_400_truncate_runs', 'trigger', '', '', ''),
+    ('zzy_documents_repair_update', 'trigger', '', '', ''), ('zzz_documents_keep_rest', 'trigger', '', '', ''),
     ('krai_core.idx_documents_stage_status', 'index', '', '', ''),
     -- pipeline
     ('krai_core.register_stage', 'writer', '', '', 'execute'),
