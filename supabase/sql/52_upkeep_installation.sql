@@ -1,6 +1,6 @@
 -- Upkeep: which version of the tracker a database has, and whether its installation is whole.
 --
---   schema_version     the version; clients ask for it at first use
+--   schema_version     the version, from installed_version; clients ask for it at first use
 --   get_installation   version, missing objects, missing and excess rights, row level security, readers of documents
 --   missing_objects, missing_grants, excess_grants, readers_of_documents    the parts of that answer
 --
@@ -26,7 +26,7 @@ begin
     return '0.1.1';
 end;
 $$;
-comment on function krai_private.installed_version() is 'The version that schema_version tells.';
+comment on function krai_private.installed_version() is 'The version that schema_version returns.';
 
 create or replace function krai_core.schema_version() returns text
 language plpgsql stable
