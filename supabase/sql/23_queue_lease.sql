@@ -37,7 +37,7 @@ $$;
 comment on function krai_private.checked_runs(text, jsonb) is
 'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
 
--- Planned once, by index: see claim_ready.
+-- Planned by index, whatever the statistics say; for `= any (array[...])` see 22_queue_claim.
 create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
 language plpgsql volatile
 set search_path = ''

@@ -3,7 +3,7 @@
 --   reap                   requeues the runs of dead workers, and makes ready runs match a changed pipeline
 --   fill_ready_runs        the second half of that: the next batch of documents after a pipeline change
 --   rebuild_ready_runs     checks the ready runs of all documents; changes nothing unless triggers were switched off
---   rebuild_statistics     checks the figures against all documents; likewise
+--   rebuild_statistics     checks the metrics against all documents; likewise
 --   prune_runs             deletes superseded runs that ended long ago, a bounded number at a time
 --   schedule_maintenance   has pg_cron call reap and prune_runs, if the database has pg_cron
 --
@@ -169,7 +169,7 @@ end;
 $$$f$, krai_private.sql_counted('select ''{}''::jsonb as old, d.stage_status as new from krai_core.documents d'));
 end $make$;
 comment on function krai_core.rebuild_statistics() is
-'Compares the figures with all documents, in one snapshot and without locks, and appends corrections.
+'Compares the metrics with all documents, in one snapshot and without locks, and appends corrections.
 Returns {"mended": n}, how many sums; 0 unless triggers were switched off (a restore with session_replication_role =
 replica). Reads every document. Raises only 42501, for lack of rights.';
 
@@ -204,11 +204,11 @@ begin
 end;
 $$;
 comment on function krai_core.reap(integer) is
-'Does the periodic work, for cron or a worker: requeues expired runs, fills ready runs, folds the figures.
+'Does the periodic work, for cron or a worker: requeues expired runs, fills ready runs, rolls up deltas.
 Runs whose lease or timeout is over return to the queue, or end as failed if no attempt is left; ready runs are made
-to match a changed pipeline (fill_ready_runs); deltas are folded into the sums. p_limit: at most that many runs, and
-as many documents; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs, documents. Never waits for runs
-that somebody is writing. Raises 22023 invalid_limit.';
+to match a changed pipeline (fill_ready_runs); the deltas of the metrics are rolled up into their sums. p_limit: at
+most that many runs, and as many documents; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs,
+documents. Never waits for runs that somebody is writing. Raises 22023 invalid_limit.';
 
 create or replace function krai_core.prune_runs(
     p_older_than interval default '30 days',

@@ -10,7 +10,7 @@
 --   documents_150_note             after update, row: notes a direct edit and what it changed (edited_documents)
 --   documents_200_inserted         after insert: opens the ready runs
 --   documents_200_edited           after update: makes the runs match a direct edit, in both directions, as well as the
---       figures, and processing_status and processing_stage if the table has them as text
+--       metrics, and processing_status and processing_stage if the table has them as text
 --   documents_400_delete_runs, documents_400_truncate_runs    after delete, truncate: deletes the runs, too
 -- The triggers of krai_core.stages and krai_core.stage_prerequisites:
 --   pipeline_100_lock              before a change of the pipeline, row: locks out whoever derives from it
@@ -113,7 +113,7 @@ begin
 end;
 $$;
 comment on function krai_private.tg_documents_edited() is
-'Makes the runs, the figures and the legacy columns match a direct edit of stage_status.';
+'Makes the runs, the metrics and the legacy columns match a direct edit of stage_status.';
 
 create or replace function krai_private.tg_documents_inserted() returns trigger
 language plpgsql security definer
@@ -193,7 +193,7 @@ begin
 end;
 $$;
 comment on function krai_private.tg_documents_delete_runs() is
-'Deletes the runs of deleted documents, and takes them out of the figures.';
+'Deletes the runs of deleted documents, and takes them out of the metrics.';
 
 create or replace function krai_private.tg_documents_keep_rest() returns trigger
 language plpgsql security definer
