@@ -1,13 +1,17 @@
 -- Access: the one list of what the tracker consists of, and who may do what with it.
 --
---   access_list     the list: each object of the API, and what is not for service_role alone in krai_private
---   apply_access    grants and revokes what it says, for all objects or for one
+--   access_list      the list: every object of the API, and those in krai_private that others than service_role may use
+--   wanted_rights    what the list means for the objects that exist
+--   missing_rights, excess_rights    how the database differs from that
+--   apply_access     grants and revokes accordingly, for all objects or for one
+--
+-- At the end it revokes wrappers of an earlier tracker, and warns if anon may read documents.
 --
 -- Rules
---   * A function, view or table of krai_core that is not in the list is not ours. A helper in krai_private needs no entry: what
---     is not in the list there is for service_role alone, and a function of a trigger for nobody.
---   * Doctor, the tests and docs/rollback.sql take their names from here. Nowhere else are they written down.
---   * documents is yours: rights are added to it where they are missing, and none are taken away.
+--   * A function, view or table of krai_core that is not in the list is not ours. A helper in krai_private needs no
+--     entry: without one, only service_role may call it, and nobody may call a trigger function.
+--   * doctor, the tests and docs/rollback.sql read the names from here; they are written down nowhere else.
+--   * documents is yours: missing rights are added to it, and none are taken away.
 
 create or replace function krai_private.access_list()
 returns table (name text, kind text, anon text, authenticated text, service_role text)
@@ -15,7 +19,7 @@ language sql stable
 set search_path = ''
 as $$
     values
-    -- Tables. A column list means: these columns alone.
+    -- Tables. A column list means these columns only.
     ('krai_core.documents', 'adopted table', '', '', 'select, update (stage_status)'),
     ('krai_core.stages', 'table', '',
         'select (name, position, description, weight, lease_seconds, timeout_seconds, max_attempts, backoff_seconds,
@@ -34,15 +38,13 @@ as $$
     ('krai_core.stage_fold', 'table', '', '', 'select, insert, update'),
     ('krai_core.stage_runs_id_seq', 'sequence', '', '', ''),
     ('krai_core.stage_deltas_id_seq', 'sequence', '', '', 'select'),
-    -- Triggers on documents and the index of the seed: nobody's rights, but doctor looks for them.
+    -- Triggers on documents, and the index of the seed: they carry no rights, but doctor checks for them.
     ('documents_100_repair_insert', 'trigger', '', '', ''),
     ('documents_150_note', 'trigger', '', '', ''),
     ('documents_200_edited', 'trigger', '', '', ''),
     ('documents_200_inserted', 'trigger', '', '', ''),
-    ('documents_400_delete_runs', 'trigger', '', '', ''),
-    ('documents_400_truncate_runs', 'trigger', '', '', ''),
-    ('zzy_documents_repair_update', 'trigger', '', '', ''),
-    ('zzz_documents_keep_rest', 'trigger', '', '', ''),
+    ('documents_400_delete_runs', 'trigger', '', '', ''), ('documents_400_truncate_runs', 'trigger', '', '', ''),
+    ('zzy_documents_repair_update', 'trigger', '', '', ''), ('zzz_documents_keep_rest', 'trigger', '', '', ''),
     ('krai_core.idx_documents_stage_status', 'index', '', '', ''),
     -- pipeline
     ('krai_core.register_stage', 'writer', '', '', 'execute'),
@@ -99,7 +101,7 @@ as $$
     ('krai_core.schedule_maintenance', 'writer', '', '', 'execute'),
     ('krai_core.get_installation', 'reader', '', '', 'execute'),
     ('krai_core.schema_version', 'reader', '', 'execute', 'execute'),
-    -- What the questions of signed-in users are made of. Nothing here takes an SQLSTATE, a name of a table, or SQL.
+    -- Helpers behind the reads of signed-in users. None of them takes an SQLSTATE, a table name, or SQL.
     ('krai_private.raise_error', 'helper', '', 'execute', 'execute'),
     ('krai_private.raise_unknown_document', 'helper', '', 'execute', 'execute'),
     ('krai_private.check_stage', 'helper', '', 'execute', 'execute'),
@@ -116,9 +118,10 @@ as $$
     ('krai_private.events_after', 'helper', '', 'execute', 'execute')
 $$;
 comment on function krai_private.access_list() is
-'What the tracker consists of and who may do what with it: name, kind, and the rights of anon, authenticated and service_role as
-a GRANT names them, empty for none. Kinds: adopted table, table, sequence, view, reader (a STABLE function), writer (a VOLATILE
-function), helper (a function of krai_private that signed-in users need), trigger (on documents), index.';
+'What the tracker consists of and who may do what with it.
+Each row: name, kind, and the rights of anon, authenticated and service_role as a GRANT names them, empty for none.
+Kinds: adopted table, table, sequence, view, reader (a STABLE function), writer (a VOLATILE function), helper (a
+function of krai_private that signed-in users need), trigger (on documents), index.';
 
 create or replace function krai_private.wanted_rights()
 returns table (class regclass, oid oid, object text, is_adopted boolean, role text, rights text)
@@ -147,13 +150,14 @@ as $$
         ('service_role', case when l.name is null then f.usual else l.service_role end)) as r (role, rights)
     where l.name is not null or f.is_private
     union all
-    select 'pg_catalog.pg_namespace'::regclass, n.oid, format('schema %I', n.nspname), n.nspname = 'krai_core', r.role, r.rights
+    select 'pg_catalog.pg_namespace'::regclass, n.oid, format('schema %I', n.nspname), n.nspname = 'krai_core',
+        r.role, r.rights
     from pg_catalog.pg_namespace n
     cross join (values ('anon', ''), ('authenticated', 'usage'), ('service_role', 'usage')) as r (role, rights)
     where n.nspname in ('krai_core', 'krai_private')
 $$;
 comment on function krai_private.wanted_rights() is
-'Each object of the tracker that is there, as GRANT names it, with the rights that each role is to have; empty for none.
+'Each existing object of the tracker, as GRANT names it, with the rights each role should have; empty for none.
 is_adopted: it is yours, and rights beyond these are not taken away.';
 
 create or replace function krai_private.missing_rights()
@@ -177,7 +181,8 @@ begin
 end;
 $$;
 comment on function krai_private.missing_rights() is
-'What a role lacks of the access list: the object as GRANT names it, the role, and one privilege of the whole or of one column.';
+'The rights of the access list that roles lack, one privilege a row.
+The object as GRANT names it, the role, and the privilege, on the whole object or on one column.';
 
 create or replace function krai_private.excess_rights()
 returns table (object text, role text, privileges text, rights text)
@@ -199,7 +204,8 @@ begin
         select 'pg_catalog.pg_namespace'::regclass, n.oid, null, n.nspacl from pg_catalog.pg_namespace n
     ),
     held as (
-        select w.object, w.rights, w.role, lower(x.privilege_type) as privilege, g.column_name, x.grantee = 0 as is_public
+        select w.object, w.rights, w.role, lower(x.privilege_type) as privilege, g.column_name,
+            x.grantee = 0 as is_public
         from krai_private.wanted_rights() w
         join given g on g.class = w.class and g.oid = w.oid
         cross join lateral pg_catalog.aclexplode(g.acl) x
@@ -207,7 +213,8 @@ begin
           and (x.grantee = to_regrole(w.role)::oid or x.grantee = 0 and w.role = 'anon')
     )
     select h.object, case when h.is_public then 'public' else h.role end,
-        string_agg(h.privilege || coalesce(' (' || quote_ident(h.column_name) || ')', ''), ', ' order by h.privilege, h.column_name),
+        string_agg(h.privilege || coalesce(' (' || quote_ident(h.column_name) || ')', ''), ', '
+            order by h.privilege, h.column_name),
         case when h.is_public then '' else h.rights end
     from held h
     where h.is_public or not exists (
@@ -218,8 +225,8 @@ begin
 end;
 $$;
 comment on function krai_private.excess_rights() is
-'What anon, authenticated and PUBLIC were given beyond the access list: the object as REVOKE names it, the role, the privileges that
-are too many, and the rights that the role is to have.';
+'What anon, authenticated and PUBLIC hold beyond the access list.
+The object as REVOKE names it, the role, the excess privileges, and the rights the role should have.';
 
 create or replace function krai_private.apply_access(p_object oid default null) returns void
 language plpgsql volatile
@@ -238,18 +245,19 @@ begin
         end if;
     end loop;
     for v_right in
-        select m.object, m.role, m.privilege from krai_private.missing_rights() m where p_object is null or m.oid = p_object
+        select m.object, m.role, m.privilege from krai_private.missing_rights() m
+        where p_object is null or m.oid = p_object
     loop
         execute format('grant %s on %s to %I', v_right.privilege, v_right.object, v_right.role);
     end loop;
 end;
 $$;
 comment on function krai_private.apply_access(oid) is
-'Grants what the access list says and revokes the rest, for all objects, or for one. For the owner.';
+'Grants what the access list says and revokes the rest, for all objects or for one. For the owner.';
 
 do $$ begin perform krai_private.apply_access(); end $$;
 
--- Wrappers in public that an earlier version of the tracker left executable by everybody, with the rights of their owner.
+-- Revokes wrappers in public that an earlier tracker left executable by everybody, with the rights of their owner.
 do $$
 declare
     v_function record;
@@ -263,7 +271,8 @@ begin
         where p.pronamespace = 'public'::regnamespace
           and p.proname in ('start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage',
                             'get_document_progress', 'get_current_stage', 'can_start_stage')
-          -- Not the namesakes of another system. The whole definition, for the schema may stand in the search_path only.
+          -- Not another system's functions of the same name. Reads the whole definition, because the schema may be
+          -- named in its search_path only.
           and case p.prokind when 'f' then pg_catalog.pg_get_functiondef(p.oid) ~* '\m(krai_core|stage_status)\M' end
           and exists (
               select from pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) acl
@@ -273,14 +282,18 @@ begin
             execute format('revoke execute on function %s from public, anon, authenticated', v_function.signature);
             execute format('grant execute on function %s to service_role', v_function.signature);
         end if;
-        v_wrappers := v_wrappers || (v_function.name || case when v_function.is_ours then '' else ' (NOT OURS TO REVOKE)' end);
+        v_wrappers := v_wrappers
+            || (v_function.name || case when v_function.is_ours then '' else ' (NOT OURS TO REVOKE)' end);
     end loop;
     if v_wrappers <> '{}' then
         raise warning 'execute on functions of an earlier tracker was revoked from public, anon and authenticated: %',
             array_to_string(v_wrappers, ', ')
-            using hint = 'Call the functions of schema krai_core, or drop the wrappers. Signed-in users read through krai_core.get_document_status.';
+            using hint = 'Call the functions of schema krai_core, or drop the wrappers. '
+                'Signed-in users read through krai_core.get_document_status.';
     end if;
-    if pg_catalog.has_schema_privilege('anon', 'krai_core', 'usage') and pg_catalog.has_column_privilege('anon', 'krai_core.documents', 'stage_status', 'select') then
+    if pg_catalog.has_schema_privilege('anon', 'krai_core', 'usage')
+        and pg_catalog.has_column_privilege('anon', 'krai_core.documents', 'stage_status', 'select')
+    then
         raise warning 'anon may select from krai_core.documents and so sees stage_status wherever its policies allow'
             using hint = 'revoke select on krai_core.documents from anon; unless that is what you want.';
     end if;

@@ -1,12 +1,13 @@
--- Leftovers: helpers of states before 0.1.1, which stood in krai_core and bear other names in krai_private now.
+-- Leftovers: helpers from before 0.1.1, which lived in krai_core and have other names in krai_private now.
 --
---   leftovers        what is still there of them
---   drop_leftovers   drops it, once no transaction is left that may be using it
+--   leftovers        those that still exist
+--   drop_leftovers   drops them
 --
 -- Rules
---   * A transaction that began before the functions were replaced may be at work in an old body, which calls old helpers by
---     name. Whoever drops waits for those, for a few seconds; what they still hold then goes with the next run of the file.
---   * Something of yours that uses a helper keeps it there, with a WARNING that names it. Nothing is dropped with CASCADE.
+--   * A transaction that began before the functions were replaced may still run an old body, which calls old helpers by
+--     name. 53_leftovers waits a few seconds for such transactions before it drops anything; if they take longer, the
+--     next run drops the helpers.
+--   * If something of yours uses a helper, the helper stays, and a WARNING names it. Nothing is dropped with CASCADE.
 
 create or replace function krai_private.leftovers() returns text[]
 language plpgsql stable
@@ -43,12 +44,12 @@ begin
         union all
         select format('view %s', c.oid::regclass) from pg_catalog.pg_class c
         where c.relnamespace = 'krai_core'::regnamespace and c.relkind = 'v' and c.relname = any (v_names)
-        -- Views first: a function cannot go while a view calls it.
+        -- Views first: a function cannot be dropped while a view calls it.
         order by 1 desc);
 end;
 $$;
 comment on function krai_private.leftovers() is
-'The functions and views of earlier states that are still in krai_core, as DROP names them.';
+'Functions and views from before 0.1.1 that are still in krai_core, as DROP names them.';
 
 create or replace function krai_private.drop_leftovers() returns text[]
 language plpgsql volatile
@@ -59,7 +60,7 @@ declare
     v_object text;
     v_dropped boolean := true;
 begin
-    -- Some take a row type of others, so the order is found by trying.
+    -- Some take row types of others as arguments, so trial finds the order.
     while v_dropped loop
         v_dropped := false;
         foreach v_object in array krai_private.leftovers() loop
@@ -75,4 +76,4 @@ begin
 end;
 $$;
 comment on function krai_private.drop_leftovers() is
-'Drops what is left of earlier states; returns what something else still uses. For the owner.';
+'Drops what is left from before 0.1.1; returns what something else still uses. For the owner.';

@@ -1,13 +1,15 @@
--- Triggers: attached here, in short blocks, because CREATE TRIGGER keeps writers waiting until it commits. What they do, and
--- by which rules, stands with their functions (40_trigger_functions).
--- Lock: documents, then stages, for the length of a block each.
+-- Triggers: attached here, in short blocks, because CREATE TRIGGER keeps writers waiting until it commits.
+--
+-- 40_trigger_functions lists them and tells what they do, and by which rules. documents_100_repair_insert contains the
+-- default of stage_status, so attach_repair_insert (20_pipeline) creates it.
+-- Locks: documents, then stages and stage_prerequisites, each for the length of one block.
 
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 
--- An autovacuum gives way to whoever has waited for a second, which lock_timeout does not leave it. This lock keeps no
--- reader and no writer waiting, and no vacuum begins before the commit.
+-- An autovacuum yields to whoever has waited for a second, longer than lock_timeout allows. This lock blocks no
+-- reader and no writer, and keeps new vacuums out until the commit.
 do $$
 begin
     if to_regclass('krai_core.documents') is not null then
@@ -18,11 +20,15 @@ begin
 end $$;
 create or replace trigger zzy_documents_repair_update
     before update on krai_core.documents for each row
-    when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
+    when (
+        coalesce(current_setting('krai_core.writer', true), '') = ''
+        and new.stage_status is distinct from old.stage_status)
     execute function krai_private.tg_documents_repair();
 create or replace trigger documents_150_note
     after update on krai_core.documents for each row
-    when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
+    when (
+        coalesce(current_setting('krai_core.writer', true), '') = ''
+        and new.stage_status is distinct from old.stage_status)
     execute function krai_private.tg_documents_note();
 create or replace trigger zzz_documents_keep_rest
     before update on krai_core.documents for each row

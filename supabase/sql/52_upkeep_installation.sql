@@ -1,15 +1,17 @@
--- Upkeep: which version of the tracker a database has, and whether the installation is whole.
+-- Upkeep: which version of the tracker a database has, and whether its installation is whole.
 --
---   schema_version     the version; clients ask at first use
---   get_installation   version, objects and rights that are missing or too many, row level security, readers of documents
+--   schema_version     the version, from installed_version; clients ask for it at first use
+--   get_installation   version, missing objects, missing and excess rights, row level security, readers of documents
+--   missing_objects, missing_grants, excess_grants, readers_of_documents    the parts of that answer
 --
 -- Rules
---   * Behind all that a database needs to be used, so that one that was migrated half-way has no version yet, or an older one.
---   * What should be there is named by the access list, and not found by a pattern: krai_core is yours too, and what you add
---     to it is nothing that could be missing.
---   * Of missing rights only those of service_role count, which workers have; of excess ones those of anon, authenticated and
---     PUBLIC.
---   * Whatever is wrong comes as the statement that mends it, where one statement does.
+--   * This comes after everything that a database needs to be used, so a half-migrated one has no version, or an older
+--     one.
+--   * The access list names what should exist, not a pattern: krai_core is yours too, and what you add to it is never
+--     missing.
+--   * Missing rights are those of service_role only, which workers use; excess rights are those of anon, authenticated
+--     and PUBLIC.
+--   * Each finding is the statement that repairs it, if a single statement can.
 -- Read only, no locks.
 
 begin;
@@ -24,7 +26,7 @@ begin
     return '0.1.1';
 end;
 $$;
-comment on function krai_private.installed_version() is 'The version that schema_version tells.';
+comment on function krai_private.installed_version() is 'The version that schema_version returns.';
 
 create or replace function krai_core.schema_version() returns text
 language plpgsql stable
@@ -35,9 +37,8 @@ begin
 end;
 $$;
 comment on function krai_core.schema_version() is
-'Version of these functions, <major>.<minor>, with a third number before its release: clients of the same version know all of
-them.
-For signed-in users and service_role: others get 42501.';
+'The version of these functions, as <major>.<minor>; before its release with a third number.
+A client of the same version knows all of them. For signed-in users and service_role; others get 42501.';
 
 create or replace function krai_private.missing_grants() returns text[]
 language plpgsql stable
@@ -49,7 +50,8 @@ begin
         where m.role = 'service_role' order by m.object, m.privilege);
 end;
 $$;
-comment on function krai_private.missing_grants() is 'The rights that service_role lacks, as the statements that give them back.';
+comment on function krai_private.missing_grants() is
+'The rights that service_role lacks, as the statements that grant them.';
 
 create or replace function krai_private.excess_grants() returns text[]
 language plpgsql stable
@@ -57,7 +59,7 @@ set search_path = ''
 as $$
 begin
     return array(
-        -- To revoke a right on the whole table takes those on its columns along.
+        -- Revoking a right on a whole table also revokes it on the columns: so grant those again.
         select format('revoke %s on %s from %s', e.privileges, e.object, e.role)
             || case when e.rights = '' then '' else format('; grant %s on %s to %s',
                 regexp_replace(e.rights, '\s+', ' ', 'g'), e.object, e.role) end
@@ -65,7 +67,7 @@ begin
 end;
 $$;
 comment on function krai_private.excess_grants() is
-'The rights that anon, authenticated and PUBLIC have beyond the access list, as the statements that take them away.';
+'The rights that anon, authenticated and PUBLIC hold beyond the access list, as statements that revoke them.';
 
 create or replace function krai_private.missing_objects() returns text[]
 language plpgsql stable
@@ -74,7 +76,8 @@ as $$
 begin
     return array(
         select format('%s %s', case when l.kind in ('reader', 'writer', 'helper') then 'function'
-            when l.kind in ('trigger', 'index') then l.kind else 'relation' end, regexp_replace(l.name, '^krai_core\.', ''))
+            when l.kind in ('trigger', 'index') then l.kind
+            else 'relation' end, regexp_replace(l.name, '^krai_core\.', ''))
         from krai_private.access_list() l
         where case
             when l.kind in ('reader', 'writer', 'helper') then not exists (
@@ -89,8 +92,8 @@ begin
 end;
 $$;
 comment on function krai_private.missing_objects() is
-'What the migrations make and what is not there: functions, relations, triggers that are gone or disabled, and the index when it
-is gone or invalid.';
+'What the migrations create and the database lacks, as kind and name.
+Functions, relations, triggers that are gone or disabled, and the index if it is gone or invalid.';
 
 create or replace function krai_private.readers_of_documents() returns jsonb
 language plpgsql stable
@@ -102,16 +105,19 @@ begin
             when not c.relrowsecurity then '["*"]'
             else coalesce((
                 select jsonb_agg(p.polname order by p.polname) from pg_catalog.pg_policy p
-                where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*') and p.polroles && array[0::oid, to_regrole(w.role)]
+                where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*')
+                  and p.polroles && array[0::oid, to_regrole(w.role)]
                   and coalesce(pg_catalog.pg_get_expr(p.polqual, p.polrelid), '') <> 'false'), '[]') end), '{}')
         from pg_catalog.pg_class c
         cross join unnest(array['anon', 'authenticated']) as w (role)
         where c.oid = 'krai_core.documents'::regclass
-          and has_schema_privilege(w.role, 'krai_core', 'usage') and has_column_privilege(w.role, c.oid, 'stage_status', 'select'));
+          and has_schema_privilege(w.role, 'krai_core', 'usage')
+          and has_column_privilege(w.role, c.oid, 'stage_status', 'select'));
 end;
 $$;
 comment on function krai_private.readers_of_documents() is
-'Which of anon and authenticated may select stage_status, with the policies that admit rows to them; ["*"] where row level security is off and all rows are admitted.';
+'Which of anon and authenticated may select stage_status, with the policies that admit rows to them.
+["*"] if row level security is off, which admits all rows.';
 
 create or replace function krai_core.get_installation() returns jsonb
 language plpgsql stable
@@ -133,10 +139,15 @@ begin
 end;
 $$;
 comment on function krai_core.get_installation() is
-'Whether the installation is whole: {version, time, missing_objects, missing_grants, excess_grants, tables_without_rls, leftovers,
-readers_of_documents}.
-version: as schema_version says. time: that of the database, ISO 8601, UTC. missing_objects: [<kind and name>], triggers that are disabled and an index that is invalid among them. missing_grants: [statements that give service_role what it lacks]. excess_grants: [statements that take from anon, authenticated and
-PUBLIC what is too much]. leftovers: [functions and views of an earlier version that are to be dropped]. tables_without_rls: [names], of the tables of the tracker and documents. readers_of_documents: {"anon": [policies that admit rows], "authenticated": [...]}, those who may select stage_status only; ["*"] without row level security. Raises 42501 for all but service_role.';
+'Tells whether the installation is whole: what is missing, what is too much, and what is left over.
+Returns {version, time, missing_objects, missing_grants, excess_grants, tables_without_rls, leftovers,
+readers_of_documents}. version: as schema_version returns it. time: that of the database, ISO 8601, UTC.
+missing_objects: [<kind and name>], disabled triggers and an invalid index included. missing_grants: [statements that
+grant what service_role lacks]. excess_grants: [statements that revoke what anon, authenticated and PUBLIC hold
+beyond their rights]. tables_without_rls: [names], of the tracker''s tables and documents. leftovers: [functions and
+views of an earlier version, to be dropped]. readers_of_documents: {"anon": [policies that admit rows],
+"authenticated": [...]}, only of those who may select stage_status; ["*"] without row level security. Raises 42501
+for all but service_role.';
 
 do $$ begin perform krai_private.apply_access(); end $$;
 

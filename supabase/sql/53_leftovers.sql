@@ -1,4 +1,4 @@
--- Leftovers are dropped: see 42_leftovers.
+-- Leftovers: drops what 42_leftovers finds, once no transaction is left that may be using it.
 
 do $$
 declare
