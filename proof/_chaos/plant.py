@@ -9,7 +9,7 @@ class Break:
     """A fault to plant.
 
     Attributes:
-        function: in which SQL function.
+        function: in which SQL function; of schema krai_core unless another is named.
         right: regular expression of what stands there.
         wrong: what to put in its place.
     """
@@ -18,12 +18,17 @@ class Break:
     right: str
     wrong: str
 
-    def in_file(self, text: str) -> str | None:
-        """Return the file with the fault, or None where it does not define the function."""
-        start = text.find(f"create or replace function krai_core.{self.function}(")
+    def definitions(self, text: str) -> tuple[str, str] | None:
+        """Return the statement that makes the function, as it stands in a file and with the fault.
+
+        None where the file does not define the function.
+        """
+        name = self.function if "." in self.function else f"krai_core.{self.function}"
+        start = text.find(f"create or replace function {name}(")
         if start < 0:
             return None
-        end = text.index("\n$$;", start)
-        broken, count = re.subn(self.right, self.wrong, text[start:end])
-        assert count, f"{self.function} holds no {self.right!r} any more: plant the fault where it is done now"
-        return text[:start] + broken + text[end:]
+        end = text.index("\n$$;", start) + len("\n$$;")
+        sound = text[start:end]
+        broken, count = re.subn(self.right, self.wrong, sound)
+        assert count, f"{name} holds no {self.right!r} any more: plant the fault where it is done now"
+        return sound, broken

@@ -38,17 +38,18 @@ def scene(breakable: LocalSupabase, tmp_path: Path) -> Iterator[Scene]:
 @pytest.fixture
 def plant(breakable: LocalSupabase, tmp_path: Path) -> Iterator[Callable[[Break], None]]:
     """Plant a fault; it is taken out again at the end of the test."""
-    touched: list[Path] = []
+    mended = tmp_path / "mended.sql"
 
     def plant(fault: Break) -> None:
-        for path in migration_files(migrations_folder()):
-            text = fault.in_file(path.read_text())
-            if text is not None:
-                touched.append(path)
-                broken = tmp_path / path.name
-                broken.write_text(text)
-                breakable.apply(broken)
-        assert touched, f"no migration defines {fault.function}: plant the fault where it is done now"
+        found = [fault.definitions(path.read_text()) for path in migration_files(migrations_folder())]
+        definitions = [pair for pair in found if pair]
+        assert definitions, f"no migration defines {fault.function}: plant the fault where it is done now"
+        # The last one is the one that holds.
+        sound, broken = definitions[-1]
+        mended.write_text(sound)
+        (tmp_path / "broken.sql").write_text(broken)
+        breakable.apply(tmp_path / "broken.sql")
 
     yield plant
-    breakable.apply(touched)
+    if mended.exists():
+        breakable.apply(mended)
