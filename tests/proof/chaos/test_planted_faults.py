@@ -231,7 +231,7 @@ def test_no_claim_id_check_is_found_in_single_calls(finds: Finds) -> None:
 
 def test_no_claim_id_check_is_found_in_bulk_calls(finds: Finds) -> None:
     """The judge objects when finish_stages acts on whatever run is running."""
-    assert finds(Break("krai_private.finish_batch", r"h\.claim_id = a\.claim_id", "true"), late_bulk_call, STORED)
+    assert finds(Break("krai_private.batch_outcomes", r"h\.claim_id = a\.claim_id", "true"), late_bulk_call, STORED)
 
 
 def test_a_claim_id_checked_before_the_lock_is_found_in_single_calls(finds: Finds) -> None:
@@ -318,7 +318,7 @@ def test_one_attempt_too_many_after_a_failure_is_found(finds: Finds) -> None:
             dropped_answer_of_an_outcome,
         ),
         (Break("krai_private.finish_batch", r"perform krai_private\.count_outcomes\([^;]*;", ""), drained),
-        (Break("krai_private.claim_ready", r"having count\(\*\) > 0", "having false"), drained),
+        (Break("krai_private.begin_ready_runs", r"having count\(\*\) > 0", "having false"), drained),
         (Break("krai_private.fold_deltas", r"sum\(g\.completed\), ", "sum(g.completed) + 1, "), folded),
     ],
     ids=lambda one: one.function if isinstance(one, Break) else one.__name__,
