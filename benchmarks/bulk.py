@@ -17,8 +17,8 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.__main__ import Bench
 from benchmarks._drain.floor import drop_triggers
+from benchmarks._shared.bench import Bench
 from processors_v2 import _calls
 from processors_v2._local import project
 from processors_v2.local import LocalSupabase

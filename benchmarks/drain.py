@@ -18,11 +18,11 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
-from benchmarks.__main__ import Bench
 from benchmarks._drain import peers
 from benchmarks._drain.floor import BareTable, Floor
 from benchmarks._drain.lanes import Lane, race
 from benchmarks._drain.ours import Ours
+from benchmarks._shared.bench import Bench
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.__main__ import Bench
+from benchmarks._shared.bench import Bench
 from processors_v2._calls import Call
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageContext, StageTracker

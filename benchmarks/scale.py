@@ -28,10 +28,10 @@ from typing import TypeAlias
 
 import psycopg
 
-from benchmarks.__main__ import Bench
 from benchmarks._scale import build, naive, size
 from benchmarks._scale.measure import BARE, CLIENT, DATABASE, PROCESSOR, Place, Times, ask, open_place, percentile
 from benchmarks._scale.questions import QUESTIONS
+from benchmarks._shared.bench import Bench
 from processors_v2._local import project
 from processors_v2.local import LocalSupabase
 

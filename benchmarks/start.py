@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.__main__ import Bench
+from benchmarks._shared.bench import Bench
 
 TARGET_SECONDS = 3.0
 

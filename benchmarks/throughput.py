@@ -24,7 +24,7 @@ from functools import partial
 
 import psycopg
 
-from benchmarks.__main__ import Bench
+from benchmarks._shared.bench import Bench
 from benchmarks._throughput import upkeep
 from benchmarks._throughput.clients import LAST_FIRST, Client, Direct, Rest
 from benchmarks._throughput.point import PREPARE, Point, measure

@@ -13,7 +13,7 @@ pytest_plugins = ["processors_v2.pytest_plugin"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # They take minutes, for the most part waiting. Begun first, they are done before the others are.
-_BEGUN_FIRST = ("test_bench_soak.py", "test_short_chaos.py")
+_BEGUN_FIRST = ("test_soak.py", "test_short_chaos.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

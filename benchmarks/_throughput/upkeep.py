@@ -7,8 +7,8 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.__main__ import Bench
 from benchmarks._drain.ours import Ours, fill
+from benchmarks._shared.bench import Bench
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
 

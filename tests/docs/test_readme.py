@@ -1,38 +1,11 @@
-"""The README does what it says. Its programs are run by test_code_blocks.py."""
+"""The README does what it says. Its programs are run by test_code_blocks.py, its demo by tests/examples."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
-from blocks import ROOT, blocks_of, text_of
+from blocks import ROOT, text_of
 
 README = text_of("README.md")
-
-
-def test_the_demo_ends_with_what_the_readme_shows() -> None:
-    """Every line of the shown end of `./dev demo` is printed, in that order; durations may differ."""
-    shown = next(block.text for block in blocks_of("README.md") if block.text.startswith("document  "))
-    done = subprocess.run(
-        [sys.executable, "examples/quickstart.py"],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    printed = [without_duration(line) for line in done.stdout.splitlines()]
-    position = printed.index(without_duration(shown.splitlines()[0]))
-    expected = [without_duration(line) for line in shown.splitlines()]
-    assert printed[position : position + len(expected)] == expected
-
-
-def without_duration(line: str) -> str:
-    """Return a line of a table without the seconds at its end."""
-    return re.sub(r"\s+\d+\.\d\d$", "", line.rstrip())
 
 
 @pytest.mark.parametrize("path", re.findall(r"^([\w./]+/)\s{2,}", README, re.MULTILINE))

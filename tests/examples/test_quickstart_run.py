@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
@@ -103,6 +104,21 @@ def test_the_searches_find_the_pages_that_answer(piped: Piped) -> None:
     assert "«C-2557»" in by_words
     assert "ardelune-m30.pdf, page" in by_words
     assert "1. adhesion-paper.pdf, page 1 " in section(piped.stdout, "Nearest by vector:")
+
+
+def test_the_readme_shows_how_it_ends(piped: Piped) -> None:
+    """Every line of the block in the README is printed, in that order; durations may differ."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"^```\n(document  .*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert shown
+    expected, printed = ([without_duration(line) for line in text.splitlines()] for text in (shown[1], piped.stdout))
+    begin = printed.index(expected[0])
+    assert printed[begin : begin + len(expected)] == expected
+
+
+def without_duration(line: str) -> str:
+    """Return a line of a table without the seconds at its end."""
+    return re.sub(r"\s+\d+\.\d\d$", "", line.rstrip())
 
 
 def test_nothing_is_wider_than_the_terminal(piped: Piped) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from benchmarks._migration import field, judge
-from benchmarks._migration.killer import Killer
-from benchmarks._migration.traffic import Traffic
-from benchmarks._migration.ways import Psql, Step, Stopped, sessions, short
+from proof._migration import field, judge
+from proof._migration.killer import Killer
+from proof._migration.traffic import Traffic
+from proof._migration.ways import Psql, Step, Stopped, sessions, short
 
 Fresh = Callable[..., Any]
 

@@ -82,16 +82,31 @@ def test_arguments_for_pytest_are_passed_on_as_they_are(dev: ModuleType, monkeyp
     assert dev.read_arguments() == (dev.test, ["-k", "name", "--json", "x", "-h"])
 
 
+@pytest.mark.parametrize(("command", "package"), [("bench", "benchmarks"), ("proof", "proof")])
+def test_bench_and_proof_take_the_same_options(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, package: str
+) -> None:
+    """Each passes them on to the modules of its own folder; a file is meant from where the user is."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(dev, "run", lambda command, **_: ran.append([str(part) for part in command]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dev", command, "chaos", "--quick", "--only", "one,two", "--json", "figures"])
+    work, options = dev.read_arguments()
+    work(options)
+    expected = ["-m", package, "chaos", "--quick", "--only", "one,two", "--json", str(tmp_path / "figures")]
+    assert [command[1:] for command in ran] == [expected]
+
+
 def test_without_a_command_dev_says_what_there_is(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The help names the three commands, and nothing is installed for it."""
+    """The help names the four commands, and nothing is installed for it."""
     monkeypatch.setattr(sys, "argv", ["dev"])
     with pytest.raises(SystemExit) as caught:
         dev.read_arguments()
     assert caught.value.code == 2
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("demo", "test", "bench"))
+    assert all(name in printed for name in ("demo", "test", "bench", "proof"))
 
 
 def test_an_old_python_is_turned_away_with_a_sentence(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

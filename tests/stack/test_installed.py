@@ -20,11 +20,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks._migration import supabase_cli
 from processors_v2._local.database import url_to_database
 from processors_v2._local.postgres import find_installation
 from processors_v2._local.process import clean_environment
 from processors_v2.local import LocalSupabase
+from proof._migration import supabase_cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks._migration import supabase_cli
 from processors_v2._local.postgres import find_installation
 from processors_v2._local.process import clean_environment
+from proof._migration import supabase_cli
 
 
 class Project(supabase_cli.Project):
