@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "processors_v2"
 SOURCE, TARGET = PACKAGE / "_async", PACKAGE / "_sync"
-_TWINS = {"__init__.py", "primitives.py", "threads.py"}
+_TWINS = {"__init__.py", "callbacks.py", "cancellation.py", "pool.py", "threads.py", "tracking.py"}
 
 # Applied in this order to the whole text, docstrings included.
 RULES = [
@@ -25,6 +25,8 @@ RULES = [
     (r"\b(_?)Async([A-Z])", r"\1\2"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\.aclose\b", ".close"),
+    (r"^import asyncio$", "import time"),
+    (r"\basyncio\.sleep\b", "time.sleep"),
 ]
 
 
@@ -32,7 +34,7 @@ def synchronous(source: Path, used: Counter[str]) -> str:
     """Return the synchronous text of a file, formatted."""
     text = source.read_text(encoding="utf-8")
     for pattern, replacement in RULES:
-        text, count = re.subn(pattern, replacement, text)
+        text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
         used[pattern] += count
     header = f"# Made from _async/{source.name} by tools/unasync.py: change that one.\n"
     for command in (["check", "--select=I,F811", "--fix", "--quiet"], ["format"]):

@@ -22,7 +22,7 @@ from pathlib import Path
 import supabase
 
 from benchmarks._chaos import worker
-from processors_v2._http import certificates
+from processors_v2._transport.http import certificates
 
 _FAILED = 1
 _END_SECONDS = 30.0

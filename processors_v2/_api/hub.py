@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from sse_starlette import ServerSentEvent
 
-from processors_v2 import _monitoring_calls
 from processors_v2._api.answers import to_json
 from processors_v2._api.trackers import AnyTracker, send
+from processors_v2._calls import events
 from processors_v2._errors import DatabaseUnavailable, StageTrackerError, UnknownDocument
 
 _logger = logging.getLogger("processors_v2")
@@ -197,7 +197,7 @@ async def ask(tracker: AnyTracker, marks: dict[str, Mark | None] | dict[str, Mar
         document: None if mark is None else {"seen": mark.seen, "version": mark.version}
         for document, mark in marks.items()
     }
-    return await send(tracker, _monitoring_calls.get_document_events(documents, tracker.STAGES), **options)
+    return await send(tracker, events.get_document_events(documents, tracker.STAGES), **options)
 
 
 def _tell(listeners: list[Listener], document: str, answer: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def _tell(listeners: list[Listener], document: str, answer: dict[str, Any]) -> N
 
 
 def _event_of(document: str, answer: dict[str, Any]) -> tuple[Mark, bytes]:
-    event, known = _monitoring_calls.event_of(document, answer)
+    event, known = events.event_of(document, answer)
     data = {"changes": event["changes"], "status": event["status"], "is_open": event["is_open"]}
     sent = ServerSentEvent(to_json(data), event="status", id=event["id"])
     return Mark(document, known["seen"], known["version"]), sent.encode()

@@ -7,12 +7,12 @@ import anyio
 from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
-from processors_v2 import _calls, _times
 from processors_v2._api import documented
 from processors_v2._api.answers import answer
 from processors_v2._api.hub import Hubs, Listener, arrive
 from processors_v2._api.problems import Route
 from processors_v2._api.trackers import AnyTracker, get_stage_statistics, send
+from processors_v2._calls import arguments, questions
 from processors_v2._errors import ConfigurationError
 
 # For a stream to end when the server is to stop.
@@ -42,14 +42,14 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         InvalidArgument: ``look_every`` is no such number.
     """
     given = Annotated[AnyTracker, Depends(_dependency(tracker))]
-    hubs = Hubs(_times.seconds_of("look_every", look_every))
+    hubs = Hubs(arguments.seconds_of("look_every", look_every))
     router = APIRouter(route_class=Route, tags=["stages"])
     answers: dict[str, Any] = {"response_class": Response, "openapi_extra": documented.IF_NONE_MATCH}
 
     @router.get("/status/{document_id}", responses=documented.STATUS, **answers)
     async def get_document_status(document_id: _DocumentId, tracker: given, request: Request) -> Response:
         """Everything about one document: its state, current stage, progress in percent, times and stages."""
-        call = _calls.get_document_status(_calls.document_id(document_id), tracker.STAGES)
+        call = questions.get_document_status(arguments.document_id(document_id), tracker.STAGES)
         document = await send(tracker, call)
         return answer(document, request)
 
@@ -67,7 +67,7 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         until a person does something. The stream ends after an event of type `gone`: the document was deleted.
         """
         after = request.headers.get("last-event-id") or None
-        listener = await arrive(tracker, _calls.document_id(document_id), after)
+        listener = await arrive(tracker, arguments.document_id(document_id), after)
         return _stream(hubs, tracker, listener)
 
     @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
 
-from processors_v2 import _calls
 from processors_v2._async.tracker import AsyncStageTracker
-from processors_v2._calls import Call
+from processors_v2._calls import call as call_calls
+from processors_v2._calls.call import Call
 from processors_v2._sync.tracker import StageTracker
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def get_stage_statistics(order: Iterable[str]) -> Call[dict[str, Any]]:
     """krai_core.get_stage_statistics, whole, its stages in the given order."""
 
     def parse(answer: object) -> dict[str, Any]:
-        statistics = _calls.as_dict(answer)
-        return {**statistics, "stages": _calls.ordered(statistics["stages"], order)}
+        statistics = call_calls.as_dict(answer)
+        return {**statistics, "stages": call_calls.ordered(statistics["stages"], order)}
 
-    return _calls.reader("get_stage_statistics", {}, parse)
+    return call_calls.reader("get_stage_statistics", {}, parse)

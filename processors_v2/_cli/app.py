@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from processors_v2 import _versions
 from processors_v2._cli import changing, demo, reading, timeline, watching, work
 from processors_v2._cli.commands import register
 from processors_v2._cli.doctor import doctor
 from processors_v2._cli.install import init
 from processors_v2._cli.sql_file import sql
+from processors_v2._transport.version import SCHEMA_VERSION
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +34,7 @@ register(app, doctor, "doctor", panel=_SET_UP)
 def _version(wanted: bool) -> None:
     if wanted:
         version = importlib.metadata.version("stage-tracker")
-        typer.echo(f"stage-tracker {version}, for version {_versions.SCHEMA} of the SQL")
+        typer.echo(f"stage-tracker {version}, for version {SCHEMA_VERSION} of the SQL")
         raise typer.Exit
 
 

@@ -11,7 +11,7 @@ from processors_v2._cli.arguments import Actor, Document, OneStage, StageName, Y
 from processors_v2._cli.connect import Session
 from processors_v2._cli.exits import Exit
 from processors_v2._cli.tables import Column
-from processors_v2._models import Retried
+from processors_v2._shapes.operations import Retried
 
 _SHOWN = 20
 _RETRIED = [Column("document"), Column("stage"), Column("error", "cut")]

@@ -10,8 +10,9 @@ from processors_v2._cli import tables, words
 from processors_v2._cli.arguments import Document, OneStage, StageName
 from processors_v2._cli.connect import Session
 from processors_v2._cli.tables import Cell, Column, numbers
-from processors_v2._models import StageState, StageStatus
-from processors_v2._monitoring_models import DocumentEta, ListedDocument
+from processors_v2._shapes.document import StageState, StageStatus
+from processors_v2._shapes.questions import ListedDocument
+from processors_v2._shapes.questions_estimates import DocumentEta
 
 _CHARACTERS = 300
 

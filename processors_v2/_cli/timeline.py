@@ -7,7 +7,7 @@ from processors_v2._cli.arguments import Document
 from processors_v2._cli.connect import Session
 from processors_v2._cli.gantt import Gantt, now_of
 from processors_v2._cli.tables import Column, numbers
-from processors_v2._monitoring_models import TimelineRun
+from processors_v2._shapes.questions import TimelineRun
 
 _CHART_COLUMNS = 160
 

@@ -12,8 +12,8 @@ from rich.text import Text
 from processors_v2._cli import tables, words
 from processors_v2._cli.connect import Session
 from processors_v2._cli.tables import Cell, Column, numbers
-from processors_v2._models import StageCounts
-from processors_v2._monitoring_models import RunningStage
+from processors_v2._shapes.questions_statistics import StageCounts
+from processors_v2._shapes.questions_work import RunningStage
 
 _WIDE = 110
 _WIDE_BAR, _NARROW_BAR = 20, 10

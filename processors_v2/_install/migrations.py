@@ -38,7 +38,7 @@ class Migration:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MigrationPlan:
     """What is to be done in a project.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
     added: list[tuple[str, bytes]]
 
 
-def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
+def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> MigrationPlan:
     """Compare the migrations of a project with ours.
 
     Args:
@@ -77,7 +77,7 @@ def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
         missing = [one for one in ours if one in missing or ours.index(one) >= first]
     elif changed:
         missing = []
-    return Plan(
+    return MigrationPlan(
         present=sorted(by_text[one.text] for one in ours if one.text in by_text),
         changed=sorted(by_topic[one.topic] for one in changed),
         added=[

@@ -13,8 +13,8 @@ import httpx
 import psycopg
 import pytest
 
-from processors_v2 import _settings
 from processors_v2._local.process import free_port
+from processors_v2._transport.environment import publishable_project_from_env
 from processors_v2.api import app
 from processors_v2.errors import ConfigurationError
 from processors_v2.local import LocalSupabase
@@ -177,7 +177,7 @@ def test_the_newest_kind_of_key_counts(clean: pytest.MonkeyPatch) -> None:
     ):
         clean.setenv(name, value)
         expected = "sb_publishable_2" if name == NAMES[0] else value
-        assert _settings.publishable_project_from_env() == (URL, expected)
+        assert publishable_project_from_env() == (URL, expected)
 
 
 def test_uvicorn_ends_with_the_error(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks._chaos.plant import Break
 from benchmarks._chaos.scene import ALL, Held, Scene
-from processors_v2 import _calls
+from processors_v2._calls import upkeep
 
 LOST = "every stage ends, as a worker said"
 STORED = "what was acknowledged is stored, once"
@@ -184,7 +184,7 @@ def folded(scene: Scene) -> None:
     scene.connection.execute(
         "insert into krai_core.stage_deltas (stage_name) select 'upload' from generate_series(1, 1100)"
     )
-    scene.hand().transport.send(_calls.reap())
+    scene.hand().transport.send(upkeep.reap())
 
 
 SCENES = [

@@ -15,11 +15,11 @@ import psycopg
 import pytest
 import supabase
 
-from processors_v2 import _versions
 from processors_v2._doctor import examination
 from processors_v2._doctor.rest import Gateway
 from processors_v2._local.database import url_to_database
 from processors_v2._local.process import free_port, wait_until
+from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.doctor import Finding, examine, is_green
 from processors_v2.local import LocalSupabase
 
@@ -175,8 +175,8 @@ def test_a_database_of_another_version(
     """An older database needs the migrations, and a newer one a newer client."""
     sql(VERSION.format(version))
     finding = found(stack.client(), "version")
-    sql(VERSION.format(_versions.SCHEMA))
-    assert f"has version {version}, and this client is made for {_versions.SCHEMA}" in finding.message
+    sql(VERSION.format(SCHEMA_VERSION))
+    assert f"has version {version}, and this client is made for {SCHEMA_VERSION}" in finding.message
     assert remedy in str(finding.remedy)
 
 
@@ -186,7 +186,7 @@ def test_an_older_database_that_cannot_tell(stack: LocalSupabase, sql: Callable[
     sql(VERSION.format("0.0"), "drop function krai_core.get_installation()")
     stack.reload_schema()
     finding = found(stack.client(), "version")
-    sql(VERSION.format(_versions.SCHEMA), definition)
+    sql(VERSION.format(SCHEMA_VERSION), definition)
     sql(
         "revoke execute on function krai_core.get_installation() from public",
         "grant execute on function krai_core.get_installation() to service_role",

@@ -46,7 +46,7 @@ def imports(theirs: Path) -> bool:
 def test_no_folder_of_their_own(folder: Path) -> None:
     """Where there is none, that is said; a clone or an installed copy of this package is none."""
     (folder / "processors_v2").mkdir()
-    (folder / "processors_v2" / "_calls.py").touch()
+    (folder / "processors_v2" / "_errors.py").touch()
     (folder / ".venv" / "lib" / "processors_v2").mkdir(parents=True)
     (folder / ".venv" / "lib" / "processors_v2" / "other.py").touch()
     assert [(finding.level, str(folder) in finding.message) for finding in folder_findings(folder)] == [("ok", False)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors_v2._cli.gantt import Gantt, now_of
-from processors_v2._monitoring_models import TimelineRun
+from processors_v2._shapes.questions import TimelineRun
 
 BEGIN = dt.datetime(2026, 10, 4, 8, tzinfo=dt.UTC)
 

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from processors_v2 import _versions
 from processors_v2._local.project import migrations_folder
+from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.local import LocalSupabase
 
 # What the dashboard accepts, in bytes; its editor refuses more before it sends anything.
@@ -75,7 +75,7 @@ def test_one_message_makes_what_the_migrations_make(local: LocalSupabase, bare: 
     notices: list[str] = []
     bare.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
     for _ in range(2):
-        assert send(bare, text) == f"stage tracker {_versions.SCHEMA}".encode()
+        assert send(bare, text) == f"stage tracker {SCHEMA_VERSION}".encode()
         by_message = (catalog(bare), contents(bare), bare.execute("show statement_timeout").fetchall())
     assert [notice for notice in notices if "transaction" in notice] == []
     local.apply_to(bare.info.dbname, migrations_folder())

@@ -139,9 +139,9 @@ def test_a_run_that_is_over_is_not_given_back(tracker: StageTracker, documents: 
 
 
 def _fail(run: ClaimedRun) -> Any:
-    from processors_v2 import _calls  # noqa: PLC0415 - behind the tracker's back
+    from processors_v2._calls import runs as runs_calls  # noqa: PLC0415 - behind the tracker's back
 
-    return _calls.fail_stage(run.document_id, run.stage_name, "by hand")
+    return runs_calls.fail_stage(run.document_id, run.stage_name, "by hand")
 
 
 def test_a_failure_is_tried_again_while_attempts_are_left(
@@ -342,7 +342,7 @@ def test_a_start_that_did_not_come_about_may_be_repeated(
 def test_claims_that_nobody_ends_are_forgotten_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracker keeps the newest claims, however many documents it was given and never closed."""
     monkeypatch.setattr(_claims, "_MOST", 3)
-    claims = _claims.Claims()
+    claims = _claims.ClaimIds()
     for number in range(5):
         claims.remember(str(number), "upload", uuid.UUID(int=number))
     assert [claims.of(str(number), "upload") is not None for number in range(5)] == [False, False, True, True, True]

@@ -1,13 +1,15 @@
 """Servers that die under a running stage: nothing green that is not in the database, and nothing lost."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from processors_v2._local.process import wait_until
-from processors_v2._sync import primitives
+from processors_v2._sync import transport
 from processors_v2.errors import DatabaseUnavailable, StageLost
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageContext, StageTracker
@@ -48,14 +50,14 @@ def at_first_pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], No
     """Do something when the transport pauses for the first time."""
 
     def arrange(act: Callable[[], None]) -> None:
-        sleep, acts = primitives.sleep, [act]
+        acts = [act]
 
         def pause(seconds: float) -> None:
             if acts:
                 acts.pop()()
-            sleep(seconds)
+            time.sleep(seconds)
 
-        monkeypatch.setattr(primitives, "sleep", pause)
+        monkeypatch.setattr(transport, "time", SimpleNamespace(sleep=pause))
 
     return arrange
 

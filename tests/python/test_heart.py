@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from processors_v2 import _heart, _pulse
-from processors_v2._calls import Call
+from processors_v2._calls.call import Call
 from processors_v2._heart import Heart
 from processors_v2._local.process import wait_until
 from processors_v2._pulse import Pulse

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from processors_v2._times import interval_of
+from processors_v2._calls.arguments import interval_of
 from processors_v2.errors import InvalidArgument
 from processors_v2.stage_tracker import StageTracker
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processors_v2 import _json
+from processors_v2._calls import storable
 from processors_v2.errors import InvalidArgument
 from processors_v2.stage_tracker import StageTracker
 
@@ -144,7 +144,7 @@ def test_each_refused_kind_is_named_with_its_place(tracker: StageTracker, docume
 def test_keys_that_are_no_names_are_refused(key: Any) -> None:
     """A key is text, or something with one obvious text."""
     with pytest.raises(InvalidArgument, match=r"a key of metadata\.deep cannot be stored"):
-        _json.metadata({"deep": {key: 1}})
+        storable.metadata({"deep": {key: 1}})
 
 
 @pytest.mark.parametrize("value", [[1], "text", 5, {1}, Page(1, (1, 1))], ids=lambda value: type(value).__name__)
@@ -164,7 +164,7 @@ def test_a_structure_that_contains_itself_is_refused() -> None:
     loop: dict[str, Any] = {}
     loop["list"] = [{"back": loop}]
     with pytest.raises(InvalidArgument, match="nested too deeply or contains itself"):
-        _json.metadata(loop)
+        storable.metadata(loop)
 
 
 def test_a_deep_structure_is_stored_or_refused(tracker: StageTracker, document: str, db: Any) -> None:
@@ -184,14 +184,14 @@ def test_code_of_a_value_that_fails_is_an_invalid_argument() -> None:
             raise OSError("connection to the old database is closed")
 
     with pytest.raises(InvalidArgument, match="metadata cannot be read: OSError") as caught:
-        _json.metadata({"row": Row(a=1)})
+        storable.metadata({"row": Row(a=1)})
     assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_the_callers_object_is_not_kept() -> None:
     """Metadata is copied in the call: what the caller does to it later counts for later calls only."""
     pages = [1]
-    stored = _json.metadata({"pages": pages})
+    stored = storable.metadata({"pages": pages})
     pages.append(2)
     assert stored == {"pages": [1]}
 
@@ -283,7 +283,7 @@ ODD = st.one_of(
 def test_anything_is_stored_or_refused(tracker: StageTracker, document: str, value: Any) -> None:
     """There is no value that raises anything but InvalidArgument, in the call or in the database."""
     try:
-        converted = _json.metadata({"value": value})
+        converted = storable.metadata({"value": value})
     except InvalidArgument:
         return
     assert tracker.complete_stage(document, "upload", converted) is True

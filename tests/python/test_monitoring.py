@@ -195,7 +195,7 @@ def test_rows_beyond_one_page_are_fetched(
         documents[2:],
         stage,
     )
-    monkeypatch.setattr("processors_v2._monitoring_calls._ROWS", 2)
+    monkeypatch.setattr("processors_v2._calls.pages._ROWS", 2)
     rows = tracker.get_running_stages()
     mine = [row["document_id"] for row in rows if row["stage_name"] == stage]
     assert mine[:3] == documents[2:]
@@ -251,7 +251,7 @@ def test_flow_beyond_one_page_is_fetched(
         " select count(*) from made",
         stage,
     )
-    monkeypatch.setattr("processors_v2._monitoring_calls._ROWS", 3)
+    monkeypatch.setattr("processors_v2._calls.pages._ROWS", 3)
     assert [row["arrived"] for row in tracker.get_stage_flow(stage) if row["hour"] < "2021"] == [1, 2, 3, 4, 5, 6, 7]
 
 

@@ -1,14 +1,15 @@
 """Faults of the network: what is sent again, what is not, and for how long."""
 
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import supabase
 
-from processors_v2 import _retries
 from processors_v2._local.process import wait_until
-from processors_v2._sync import primitives
+from processors_v2._sync import transport
+from processors_v2._transport import retries
 from processors_v2.errors import DatabaseUnavailable, StageConflict
 from processors_v2.stage_tracker import StageContext, StageTracker
 
@@ -52,7 +53,7 @@ def no_jitter(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses.append(longest)
         return 0.0
 
-    monkeypatch.setattr(_retries.random, "uniform", uniform)
+    monkeypatch.setattr(retries.random, "uniform", uniform)
     return pauses
 
 
@@ -181,7 +182,7 @@ def test_a_plain_start_is_repeated_when_nobody_listened(
         if len(waits) == 3:
             proxy.up()
 
-    monkeypatch.setattr(primitives, "sleep", listen_again)
+    monkeypatch.setattr(transport, "time", SimpleNamespace(sleep=listen_again))
     proxy.down()
     assert through.start_stage(prepared, "upload") is True
     assert len(waits) == 3
@@ -215,9 +216,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the transport, and pauses that are always the longest."""
     clock = Clock()
-    monkeypatch.setattr(_retries, "time", clock)
-    monkeypatch.setattr(primitives, "sleep", clock.sleep)
-    monkeypatch.setattr(_retries.random, "uniform", lambda _, longest: longest)
+    monkeypatch.setattr(retries, "time", clock)
+    monkeypatch.setattr(transport, "time", clock)
+    monkeypatch.setattr(retries.random, "uniform", lambda _, longest: longest)
     return clock
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from processors_v2 import _versions
 from processors_v2._local import project
+from processors_v2._transport import version
+from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.errors import MigrationMissing, VersionMismatch
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
@@ -16,7 +17,7 @@ from processors_v2.stage_tracker import StageTracker
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has been asked yet in this process."""
-    monkeypatch.setattr(_versions, "_checked", set())
+    monkeypatch.setattr(version, "_checked", set())
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def set_version(url: str, version: str) -> None:
 
 def test_client_and_migrations_name_the_same_version(tracker: StageTracker) -> None:
     """What this package brings fits together."""
-    assert tracker.schema_version() == _versions.SCHEMA
+    assert tracker.schema_version() == SCHEMA_VERSION
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_another_version_is_told_with_its_remedy(other: str, version: str, remed
     with pytest.raises(VersionMismatch, match=f"has version {version}, and this client is made for") as caught:
         tracker.start_stage("00000000-0000-0000-0000-000000000000", "upload")
     assert remedy in str(caught.value)
-    set_version(other, _versions.SCHEMA)
+    set_version(other, SCHEMA_VERSION)
     tracker.list_stages()
 
 

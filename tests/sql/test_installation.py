@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rights import MATRIX
 
-from processors_v2 import _versions
+from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.local import LocalSupabase
 
 RELATIONS = {"s": "select", "i": "insert", "u": "update", "d": "delete"}
@@ -39,7 +39,7 @@ def test_a_whole_installation_lacks_nothing(service: Any) -> None:
     answer = service.call("get_installation")
     assert before <= dt.datetime.fromisoformat(answer.pop("time")) <= dt.datetime.now(dt.UTC)
     assert answer == {
-        "version": _versions.SCHEMA,
+        "version": SCHEMA_VERSION,
         "missing_objects": [],
         "missing_grants": [],
         "tables_without_rls": [],

@@ -218,9 +218,9 @@ def test_the_other_ways_of_the_page_lead_there_too(installed: Installed, project
 def test_the_suite_runs_against_the_installed_wheel(installed: Installed, tmp_path: Path) -> None:
     """The examples of the API and all forms of its calls pass with the package that was installed, not the clone's."""
     (tmp_path / "where.py").write_text(
-        "import processors_v2._calls\n"
+        "import processors_v2._errors\n"
         "def pytest_terminal_summary(terminalreporter):\n"
-        "    terminalreporter.write_line(f'tested: {processors_v2._calls.__file__}')\n"
+        "    terminalreporter.write_line(f'tested: {processors_v2._errors.__file__}')\n"
     )
     tests = [str(ROOT / path) for path in SUITE]
     options = ["-q", "-p", "where", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml")]

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from processors_v2._calls import Call
+from processors_v2._calls.call import Call
 from processors_v2._local.process import wait_until
 from processors_v2.errors import (
     DatabaseUnavailable,

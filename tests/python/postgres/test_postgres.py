@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from processors_v2._calls import Call
+from processors_v2._calls.call import Call
 from processors_v2._local.process import wait_until
 from processors_v2.errors import (
     AccessDenied,
