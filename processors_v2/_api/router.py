@@ -1,6 +1,8 @@
 """The endpoints, for an application of FastAPI."""
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import anyio
@@ -8,13 +10,14 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from processors_v2._api import documented
-from processors_v2._api.answers import answer
-from processors_v2._api.hub import Hubs, Listener, arrive
+from processors_v2._api.hub import AnyTracker, Hubs, arrive, send, to_json
+from processors_v2._api.listeners import Listener
 from processors_v2._api.problems import Route
-from processors_v2._api.trackers import AnyTracker, get_stage_statistics, send
 from processors_v2._calls import arguments, questions
 from processors_v2._errors import ConfigurationError
 
+# A proxy may keep nothing that one user may see and another may not.
+_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 # For a stream to end when the server is to stop.
 _GRACE_SECONDS = 1.0
 
@@ -51,7 +54,7 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         """Everything about one document: its state, current stage, progress in percent, times and stages."""
         call = questions.get_document_status(arguments.document_id(document_id), tracker.STAGES)
         document = await send(tracker, call)
-        return answer(document, request)
+        return _answer(document, request)
 
     @router.get(
         "/status/{document_id}/events",
@@ -73,10 +76,32 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
     @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)
     async def get_statistics(tracker: given, request: Request) -> Response:
         """How many documents are in which state of each stage, and how long these take, in seconds."""
-        statistics = await send(tracker, get_stage_statistics(tracker.STAGES))
-        return answer(statistics, request)
+        statistics = await send(tracker, questions.get_stage_statistics(tracker.STAGES))
+        return _answer(statistics, request)
 
     return router
+
+
+def _answer(value: object, request: Request) -> Response:
+    """Return the answer for a value: 304 without a body where the caller has it already.
+
+    Args:
+        value: What JSON can carry.
+        request: May name what the caller has, in If-None-Match.
+    """
+    if_none_match = request.headers.get("if-none-match", "")
+    body = to_json(value).encode()
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {**_HEADERS, "ETag": tag}
+    if _names(if_none_match, tag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _names(header: str, tag: str) -> bool:
+    """Whether If-None-Match names the tag, compared weakly as RFC 9110 has it: a proxy that compresses weakens tags."""
+    given = [part.strip().removeprefix("W/") for part in header.split(",")]
+    return tag in given or given == ["*"]
 
 
 def _stream(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> EventSourceResponse:

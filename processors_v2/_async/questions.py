@@ -134,8 +134,8 @@ class AsyncQuestions:
 
     async def get_statistics(self) -> dict[str, StageCounts]:
         """Return counts by state, durations and waits (seconds), throughput and so on of every stage, in order."""
-        call = questions.get_statistics(self.STAGES)
-        return _display.as_table(_display.StatisticsTable, await self._transport.send(call))
+        found = await self._transport.send(questions.get_stage_statistics(self.STAGES))
+        return _display.as_table(_display.StatisticsTable, cast("dict[str, StageCounts]", found["stages"]))
 
     async def get_stage_flow(
         self, stage_name: str | Enum | None = None, since: dt.datetime | None = None

@@ -11,7 +11,6 @@ from processors_v2._calls.call import Call, as_bool, as_dict, as_list, given_onl
 from processors_v2._calls.pages import page_of
 from processors_v2._errors import InvalidArgument
 from processors_v2._shapes.document import DocumentStatus, StageStatus
-from processors_v2._shapes.questions_statistics import StageCounts
 
 
 def get_document_progress(document: str) -> Call[float]:
@@ -90,9 +89,9 @@ def get_failures(stage: str | None, since: dt.datetime | None, limit: int) -> Ca
     return reader("get_failures", given_only(arguments), as_dict)
 
 
-def get_statistics(order: Iterable[str]) -> Call[dict[str, StageCounts]]:
-    """Stages out of krai_core.get_stage_statistics, in the given order."""
-    return reader("get_stage_statistics", {}, lambda answer: _with_order(answer, order)["stages"])
+def get_stage_statistics(order: Iterable[str]) -> Call[dict[str, Any]]:
+    """krai_core.get_stage_statistics, its stages in the given order."""
+    return reader("get_stage_statistics", {}, lambda answer: _with_order(answer, order))
 
 
 def get_stage_flow(stage: str | None, since: str | None, after: Mapping[str, Any] | None) -> Call[list[dict[str, Any]]]:

@@ -133,8 +133,8 @@ class Questions:
 
     def get_statistics(self) -> dict[str, StageCounts]:
         """Return counts by state, durations and waits (seconds), throughput and so on of every stage, in order."""
-        call = questions.get_statistics(self.STAGES)
-        return _display.as_table(_display.StatisticsTable, self._transport.send(call))
+        found = self._transport.send(questions.get_stage_statistics(self.STAGES))
+        return _display.as_table(_display.StatisticsTable, cast("dict[str, StageCounts]", found["stages"]))
 
     def get_stage_flow(self, stage_name: str | Enum | None = None, since: dt.datetime | None = None) -> list[StageFlow]:
         """Return what came, began and ended hour by hour, the oldest hour first.

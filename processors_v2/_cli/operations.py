@@ -1,4 +1,4 @@
-"""Commands that bring back, skip, cancel, pause and clean up."""
+"""Commands that bring back, reset, cancel and pause."""
 
 import datetime as dt
 import getpass
@@ -14,6 +14,7 @@ from processors_v2._cli.tables import Column
 from processors_v2._shapes.operations import Retried
 
 _SHOWN = 20
+
 _RETRIED = [Column("document"), Column("stage"), Column("error", "cut")]
 
 
@@ -67,18 +68,6 @@ def _show_retried(session: Session, answer: Retried) -> None:
         session.output.note("There are more: run it again, or raise --limit.")
 
 
-def skip(
-    session: Session,
-    document: Document,
-    stage: StageName,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the stage.")] = "Not applicable",
-) -> int:
-    """Mark a stage as not applicable to a document; what depends on it may start."""
-    done = session.tracker.skip_stage(document, stage, reason)
-    session.output.answer(done, f"{stage} is skipped" if done else f"{stage} is completed already; nothing was changed")
-    return Exit.OK if done else Exit.NO
-
-
 def reset(
     session: Session,
     document: Document,
@@ -111,42 +100,6 @@ def pause(session: Session, stage: StageName, actor: Actor = None) -> None:
 def resume(session: Session, stage: StageName, actor: Actor = None) -> None:
     """Hand out a paused stage again."""
     session.output.answer(session.tracker.resume_stage(stage, actor=_actor(actor)), f"{stage} is handed out again")
-
-
-def reap(
-    session: Session,
-    limit: Annotated[int, typer.Option("--limit", help="Most runs, and documents to look at.")] = 1000,
-) -> None:
-    """Bring back what dead workers hold; workers do it by themselves, so this is for schedulers."""
-    found = session.tracker.reap(limit)
-    session.output.answer(
-        found,
-        f"{words.plural(found['requeued'], 'run')} of dead workers back in the queue, {found['failed']} left as failed",
-    )
-
-
-def prune(
-    session: Session,
-    older_than: Annotated[
-        dt.timedelta,
-        typer.Option(
-            "--older-than", metavar="AGE", parser=words.age, show_default=False, help="Ended so long ago: 30d, 12h."
-        ),
-    ],
-    with_failures: Annotated[bool, typer.Option("--with-failures", help="Also failed and lost runs.")] = False,
-    limit: Annotated[int, typer.Option("--limit", help="Most runs at once, 1 to 100000.")] = 10_000,
-    yes: Yes = False,
-) -> int:
-    """Delete the history of runs that no stage stands on any more; statistics keep them."""
-    failures = "failed ones included" if with_failures else "failed ones kept"
-    question = f"Delete up to {limit:,} superseded runs that ended before {words.ago(older_than)}, {failures}?"
-    if not session.output.confirm(question, yes=yes):
-        return Exit.NO
-    found = session.tracker.prune_runs(older_than, keep_failures=not with_failures, limit=limit)
-    session.output.answer(found, f"{words.plural(found['pruned'], 'run')} deleted")
-    if found["more"]:
-        session.output.note("There are more: run it again, or raise --limit.")
-    return Exit.OK
 
 
 def _actor(given: str | None) -> str | None:
