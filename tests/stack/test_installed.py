@@ -35,7 +35,7 @@ COMMANDS = [text for language, text in BLOCK.findall(PAGE) if language == "bash"
 PROGRAMS = [text for language, text in BLOCK.findall(PAGE) if language == "python"]
 CORE = {"supabase", "pydantic", "python-dotenv"}
 # Of the suite, what says most about an installation for its time: the examples of the API, and all forms of its calls.
-SUITE = ("tests/seed", "tests/python/test_call_forms.py")
+SUITE = ("tests/seed", "tests/python/runs/test_call_forms.py")
 
 
 @dataclass(frozen=True)

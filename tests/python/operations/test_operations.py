@@ -3,11 +3,10 @@
 import datetime as dt
 import uuid
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
-from processors_v2 import models
 from processors_v2.errors import InvalidArgument, UnknownDocument, UnknownStage
 from processors_v2.stage_tracker import StageTracker
 
@@ -19,38 +18,6 @@ def stage(tracker: StageTracker, db: Any) -> Iterator[str]:
     assert tracker.register_stage(name, ["upload"], position=2, description="made by a test", actor="test") is True
     yield name
     db.drop_stage(name)
-
-
-def test_a_stage_is_registered_and_changed(tracker: StageTracker, stage: str) -> None:
-    """register_stage puts a stage in its place with its prerequisites, and changes what is given, nothing else."""
-    tracker.register_stage(stage, lease_seconds=77, timeout_seconds=99, max_attempts=2, backoff_seconds=3, weight=1.5)
-    listed = {one.name: one for one in tracker.list_stages()}
-    made = listed[stage]
-    assert (made.position, made.requires, made.description, made.changed_by) == (
-        2, ("upload",), "made by a test", made.changed_by,
-    )  # fmt: skip
-    assert (made.lease_seconds, made.timeout_seconds, made.max_attempts, made.backoff_seconds, made.weight) == (
-        77, 99, 2, 3, 1.5,
-    )  # fmt: skip
-    tracker.register_stage(stage, [])
-    assert {one.name: one for one in tracker.list_stages()}[stage].requires == ()
-
-
-def test_a_circle_is_refused(tracker: StageTracker, stage: str) -> None:
-    """A stage that would wait for itself is refused, and so is a prerequisite that does not exist."""
-    with pytest.raises(InvalidArgument):
-        tracker.register_stage("upload", [stage])
-    with pytest.raises(InvalidArgument):
-        tracker.register_stage(stage, ["no_such_stage"])
-
-
-def test_a_disabled_stage_is_in_no_list_of_a_document(tracker: StageTracker, stage: str, document: str) -> None:
-    """disable_stage takes a stage out of what a document still has to do."""
-    assert tracker.explain_stage(document, stage)["reason"] == "waits_for_stages"
-    assert tracker.disable_stage(stage, actor="operator") is True
-    assert tracker.explain_stage(document, stage)["reason"] == "disabled"
-    tracker.register_stage(stage)
-    assert tracker.explain_stage(document, stage)["enabled"] is True
 
 
 def test_a_paused_stage_hands_out_nothing(tracker: StageTracker, stage: str, document: str) -> None:
@@ -113,30 +80,6 @@ def test_a_time_without_zone_is_refused(tracker: StageTracker) -> None:
     """What no two machines read the same is not sent."""
     with pytest.raises(InvalidArgument, match="time zone"):
         tracker.retry_failed(since=dt.datetime(2026, 1, 1))  # noqa: DTZ001 - what is refused
-
-
-def test_a_dead_workers_run_comes_back(tracker: StageTracker, document: str, db: Any) -> None:
-    """reap brings back what nobody holds any more, and says how much that was."""
-    tracker.start_stage(document, "upload", claim_id=uuid.uuid4())
-    db.end_lease(document, "upload")
-    assert tracker.reap()["requeued"] >= 1
-    assert db.stage(document, "upload")["status"] == "pending"
-    assert set(tracker.reap(5)) >= {"requeued", "failed", "filled"}
-
-
-def test_the_queue_is_right(tracker: StageTracker, document: str) -> None:
-    """rebuild_ready_runs finds nothing to mend."""
-    assert document
-    rebuilt = tracker.rebuild_ready_runs()
-    assert (rebuilt["added"], rebuilt["removed"]) == (0, 0)
-
-
-def test_an_explanation_has_the_keys_of_its_type(tracker: StageTracker, document: str) -> None:
-    """explain_stage answers with exactly the keys of StageExplanation, and a sentence."""
-    told = tracker.explain_stage(document, "embedding")
-    assert set(told) == set(get_type_hints(models.StageExplanation))
-    assert told["waits_for"] == [{"stage": "text_extraction", "status": "pending"}]
-    assert told["message"] == "It waits for text_extraction (pending)."
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from processors_v2 import _claims
 from processors_v2._local.process import wait_until
 from processors_v2.errors import (
     DatabaseUnavailable,
@@ -339,16 +338,6 @@ def test_a_start_that_did_not_come_about_may_be_repeated(
     assert through.skip_stage(row["id"], "upload") is True
 
 
-def test_claims_that_nobody_ends_are_forgotten_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tracker keeps the newest claims, however many documents it was given and never closed."""
-    monkeypatch.setattr(_claims, "_MOST", 3)
-    claims = _claims.ClaimIds()
-    for number in range(5):
-        claims.remember(str(number), "upload", uuid.UUID(int=number))
-    assert [claims.of(str(number), "upload") is not None for number in range(5)] == [False, False, True, True, True]
-    assert [claims.start(str(number), "upload") is not None for number in range(5)] == [False, False, True, True, True]
-
-
 def test_a_claim_that_was_taken_over_is_lost(
     tracker: StageTracker, make_tracker: Callable[[], StageTracker], documents: list[str], stage: str, db: Any
 ) -> None:
@@ -413,20 +402,6 @@ def test_leases_are_renewed_and_given_back_by_hand(
     given = tracker.release_stages([mine, foreign])
     assert [len(given["released"]), len(given["lost"])] == [1, 1]
     assert db.stage(documents[0], stage)["status"] == "pending"
-
-
-def test_ready_documents_come_in_pages(
-    tracker: StageTracker, documents: list[str], stage: str, db: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """get_documents_ready_for goes through all pages in the order of the queue, claims nothing, and obeys its limit."""
-    monkeypatch.setattr("processors_v2._sync.pages._PAGE", 2)
-    rows = list(tracker.get_documents_ready_for(stage))
-    assert [row["id"] for row in rows] == documents
-    assert rows[0]["filename"]
-    assert [row["id"] for row in tracker.get_documents_ready_for(stage, limit=1)] == documents[:1]
-    assert [row["id"] for row in tracker.get_documents_ready_for(stage, limit=2)] == documents[:2]
-    assert list(tracker.get_documents_ready_for(stage, limit=0)) == []
-    assert {db.stage(document, stage)["status"] for document in documents} == {"pending"}
 
 
 def test_claims_are_asynchronous_too(

@@ -140,13 +140,6 @@ def test_each_refused_kind_is_named_with_its_place(tracker: StageTracker, docume
     assert db.stage(document, "upload")["status"] == "pending"
 
 
-@pytest.mark.parametrize("key", [None, (1, 2), b"x", frozenset()], ids=repr)
-def test_keys_that_are_no_names_are_refused(key: Any) -> None:
-    """A key is text, or something with one obvious text."""
-    with pytest.raises(InvalidArgument, match=r"a key of metadata\.deep cannot be stored"):
-        storable.metadata({"deep": {key: 1}})
-
-
 @pytest.mark.parametrize("value", [[1], "text", 5, {1}, Page(1, (1, 1))], ids=lambda value: type(value).__name__)
 def test_metadata_is_a_mapping(tracker: StageTracker, document: str, value: Any) -> None:
     """What is no mapping is refused by every call that takes metadata."""
@@ -159,14 +152,6 @@ def test_metadata_is_a_mapping(tracker: StageTracker, document: str, value: Any)
             call()
 
 
-def test_a_structure_that_contains_itself_is_refused() -> None:
-    """Metadata without an end is refused, however it comes back to itself."""
-    loop: dict[str, Any] = {}
-    loop["list"] = [{"back": loop}]
-    with pytest.raises(InvalidArgument, match="nested too deeply or contains itself"):
-        storable.metadata(loop)
-
-
 def test_a_deep_structure_is_stored_or_refused(tracker: StageTracker, document: str, db: Any) -> None:
     """Nesting as deep as is accepted is stored."""
     deep: list[Any] = []
@@ -174,26 +159,6 @@ def test_a_deep_structure_is_stored_or_refused(tracker: StageTracker, document: 
         deep = [deep]
     tracker.complete_stage(document, "upload", {"deep": deep})
     assert db.stage(document, "upload")["metadata"] == {"deep": deep}
-
-
-def test_code_of_a_value_that_fails_is_an_invalid_argument() -> None:
-    """Whatever a value raises while it is read, the caller hears InvalidArgument with the cause behind it."""
-
-    class Row(collections.UserDict[str, object]):
-        def __getitem__(self, key: str) -> object:
-            raise OSError("connection to the old database is closed")
-
-    with pytest.raises(InvalidArgument, match="metadata cannot be read: OSError") as caught:
-        storable.metadata({"row": Row(a=1)})
-    assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_the_callers_object_is_not_kept() -> None:
-    """Metadata is copied in the call: what the caller does to it later counts for later calls only."""
-    pages = [1]
-    stored = storable.metadata({"pages": pages})
-    pages.append(2)
-    assert stored == {"pages": [1]}
 
 
 TEXT = st.text(st.characters(), max_size=20)

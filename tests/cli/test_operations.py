@@ -106,26 +106,6 @@ def test_what_retry_cannot_read_changes_nothing(run: Any, db: Any, tracker: Stag
     assert statuses(db, made) == ["failed"]
 
 
-def test_a_stage_is_skipped(run: Any, db: Any, golden: Any) -> None:
-    """skip keeps the reason."""
-    document = db.document()
-    done = run("skip", document, "image_processing", "--reason", "No images", "--json")
-    assert done.code == 0, done.err
-    golden("skip", done.out)
-    assert db.stage(document, "image_processing")["metadata"] == {"reason": "No images"}
-
-
-def test_a_completed_stage_is_not_skipped(run: Any, db: Any, tracker: StageTracker, golden: Any) -> None:
-    """The answer is no, and so is the exit code."""
-    document = db.document()
-    tracker.complete_stage(document, "upload")
-    done = run("skip", document, "upload", "--json")
-    assert done.code == 1
-    golden("skip_done", done.out)
-    assert "completed already; nothing was changed" in run("skip", document, "upload").out
-    assert statuses(db, [document]) == ["completed"]
-
-
 def test_a_stage_is_reset_with_all_that_depends_on_it(run: Any, db: Any, tracker: StageTracker, golden: Any) -> None:
     """reset --cascade goes along the pipeline; without it only the stage is run again."""
     document = db.document()
@@ -165,27 +145,3 @@ def test_a_stage_is_paused_and_resumed(run: Any, db: Any, golden: Any) -> None:
     assert "the stage is paused by anna" in run("explain", document, "upload").out
     golden("resume", run("resume", "upload", "--json").out)
     assert "It is ready" in run("explain", document, "upload").out
-
-
-def test_what_dead_workers_hold_comes_back(run: Any, db: Any, tracker: StageTracker, golden: Any) -> None:
-    """reap brings a run back whose lease is over."""
-    document = db.document()
-    tracker.start_stage(document, "upload", claim_id=uuid.uuid4(), lease_seconds=0.001)
-    golden("reap", run("reap", "--json").out)
-    assert statuses(db, [document]) == ["pending"]
-
-
-def test_old_history_is_pruned(run: Any, db: Any, tracker: StageTracker, golden: Any) -> None:
-    """prune deletes superseded runs of that age, and says whether there are more; failed ones only when told so."""
-    for document in failed(db, tracker, count=3):
-        tracker.retry_stage(document, "upload")
-        tracker.complete_stage(document, "upload")
-    db.one(
-        "update krai_core.stage_runs set finished_at = finished_at - interval '40 days' where finished_at is not null"
-    )
-    kept = run("prune", "--older-than", "30d", "--yes")
-    assert "0 runs deleted" in kept.out
-    first = run("prune", "--older-than", "30d", "--yes", "--with-failures", "--limit", "2", "--json")
-    golden("prune", first.out)
-    assert "There are more" in first.err
-    assert "1 run deleted" in run("prune", "--older-than", "4w", "--yes", "--with-failures").out

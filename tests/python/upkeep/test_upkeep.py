@@ -1,6 +1,7 @@
 """Statistics that are rebuilt, runs that are pruned, and what pg_cron would do."""
 
 import datetime as dt
+import uuid
 from typing import Any
 
 import pytest
@@ -99,3 +100,19 @@ def test_without_pg_cron_nothing_is_scheduled(tracker: StageTracker) -> None:
     assert (found["scheduled"], found["jobs"]) == (False, [])
     assert "pg_cron" in found["message"]
     assert tracker.schedule_maintenance()["scheduled"] is False
+
+
+def test_a_dead_workers_run_comes_back(tracker: StageTracker, document: str, db: Any) -> None:
+    """reap brings back what nobody holds any more, and says how much that was."""
+    tracker.start_stage(document, "upload", claim_id=uuid.uuid4())
+    db.end_lease(document, "upload")
+    assert tracker.reap()["requeued"] >= 1
+    assert db.stage(document, "upload")["status"] == "pending"
+    assert set(tracker.reap(5)) >= {"requeued", "failed", "filled"}
+
+
+def test_the_queue_is_right(tracker: StageTracker, document: str) -> None:
+    """rebuild_ready_runs finds nothing to mend."""
+    assert document
+    rebuilt = tracker.rebuild_ready_runs()
+    assert (rebuilt["added"], rebuilt["removed"]) == (0, 0)

@@ -1,4 +1,4 @@
-"""StageTracker.from_env: which variable counts, and which keys are refused."""
+"""URL and keys from the environment: which variable counts, and which keys are refused."""
 
 import base64
 import json
@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from processors_v2._transport.environment import publishable_project_from_env
 from processors_v2.errors import ConfigurationError
-from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
 
 NAMES = ["SUPABASE_SECRET_KEYS", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY"]
+PUBLISHABLE = ["SUPABASE_PUBLISHABLE_KEYS", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"]
 URL = "https://abcdefghijkl.supabase.co"
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An environment without variables of Supabase, in an empty folder."""
-    for name in [*NAMES, "SUPABASE_URL"]:
+    for name in [*NAMES, *PUBLISHABLE, "SUPABASE_URL"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -76,17 +77,6 @@ def test_the_environment_wins_over_the_file(clean: Path, monkeypatch: pytest.Mon
     assert key_of(StageTracker.from_env()) == "sb_secret_environment"
 
 
-def test_from_env_works_on_a_real_server(
-    local: LocalSupabase, running_proxy: object, monkeypatch: pytest.MonkeyPatch, document: str
-) -> None:
-    """What from_env returns is a tracker; options are passed on."""
-    monkeypatch.setenv("SUPABASE_URL", running_proxy.url)  # type: ignore[attr-defined]
-    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", local.key())
-    tracker = StageTracker.from_env(timeout=3.0, retry_for=1.0)
-    assert tracker.start_stage(document, "upload") is True
-    assert (tracker._transport._timeout, tracker._transport._retry_for) == (3.0, 1.0)
-
-
 @pytest.mark.parametrize("url", [None, "", "abcdefghijkl.supabase.co", "postgresql://localhost/postgres"])
 def test_a_url_is_needed(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
     """Without an http(s) URL the sentence names the variable and the form."""
@@ -141,3 +131,14 @@ def test_other_keys_are_taken(monkeypatch: pytest.MonkeyPatch, key: str) -> None
     monkeypatch.setenv("SUPABASE_URL", URL)
     monkeypatch.setenv("SUPABASE_KEY", key)
     assert key_of(StageTracker.from_env()) == key
+
+
+def test_the_newest_kind_of_publishable_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary of publishable keys comes before a single one, and that before the anon key."""
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    for name, value in zip(
+        reversed(PUBLISHABLE), ("anon", "sb_publishable_1", '{"default": "sb_publishable_2"}'), strict=True
+    ):
+        monkeypatch.setenv(name, value)
+        expected = "sb_publishable_2" if name == PUBLISHABLE[0] else value
+        assert publishable_project_from_env() == (URL, expected)

