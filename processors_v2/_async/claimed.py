@@ -9,7 +9,7 @@ from processors_v2._errors import PermanentError, StageConflict
 from processors_v2._pulse import Pulse
 
 if TYPE_CHECKING:
-    from processors_v2._async.runs import AsyncRuns
+    from processors_v2._async.tracker import AsyncStageTracker
 
 
 class AsyncClaimedRun(AsyncStageContext):
@@ -38,7 +38,7 @@ class AsyncClaimedRun(AsyncStageContext):
     _is_entered = False
 
     @classmethod
-    def _of(cls, tracker: "AsyncRuns", claimed: dict[str, Any], worker: str, since: float) -> "AsyncClaimedRun":
+    def _of(cls, tracker: "AsyncStageTracker", claimed: dict[str, Any], worker: str, since: float) -> "AsyncClaimedRun":
         """Begin to hold a run.
 
         Args:

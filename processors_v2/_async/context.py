@@ -16,7 +16,7 @@ from processors_v2._errors import InvalidArgument, StageBusy, StageConflict, Sta
 from processors_v2._pulse import Pulse, Values
 
 if TYPE_CHECKING:
-    from processors_v2._async.runs import AsyncRuns
+    from processors_v2._async.tracker import AsyncStageTracker
 
 _logger = logging.getLogger("processors_v2")
 
@@ -61,7 +61,7 @@ class AsyncStageContext(Tracking):
 
     def __init__(
         self,
-        tracker: "AsyncRuns",
+        tracker: "AsyncStageTracker",
         document_id: str | uuid.UUID,
         stage_name: str | Enum,
         *,

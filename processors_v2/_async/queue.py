@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from processors_v2._async import cancellation
 from processors_v2._async.claimed import AsyncClaimedRun
@@ -16,6 +16,9 @@ from processors_v2._calls.call import Call
 from processors_v2._errors import StageTrackerError
 from processors_v2._pulse import Run
 from processors_v2._shapes.queue import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
+
+if TYPE_CHECKING:
+    from processors_v2._async.tracker import AsyncStageTracker
 
 T = TypeVar("T")
 
@@ -57,7 +60,8 @@ class AsyncQueue(AsyncRuns):
         claimed = await self._claimed(
             call, lambda answer: [(one["document_id"], one["stage_name"], claim_id) for one in answer]
         )
-        return [AsyncClaimedRun._of(self, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
+        tracker = cast("AsyncStageTracker", self)
+        return [AsyncClaimedRun._of(tracker, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
 
     async def get_next_document(self, stage_name: str | Enum, *, worker: str | None = None) -> dict[str, Any] | None:
         """Claim the next document that is ready for a stage.

@@ -12,6 +12,7 @@ from processors_v2._calls import storable
 from processors_v2._errors import InvalidArgument
 
 _short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
 
 
 class TextArray(list[str]):

@@ -10,7 +10,7 @@ from processors_v2._sync import cancellation
 from processors_v2._sync.context import StageContext
 
 if TYPE_CHECKING:
-    from processors_v2._sync.runs import Runs
+    from processors_v2._sync.tracker import StageTracker
 
 
 class ClaimedRun(StageContext):
@@ -39,7 +39,7 @@ class ClaimedRun(StageContext):
     _is_entered = False
 
     @classmethod
-    def _of(cls, tracker: "Runs", claimed: dict[str, Any], worker: str, since: float) -> "ClaimedRun":
+    def _of(cls, tracker: "StageTracker", claimed: dict[str, Any], worker: str, since: float) -> "ClaimedRun":
         """Begin to hold a run.
 
         Args:

@@ -17,7 +17,7 @@ from processors_v2._sync import cancellation
 from processors_v2._sync.tracking import Tracking
 
 if TYPE_CHECKING:
-    from processors_v2._sync.runs import Runs
+    from processors_v2._sync.tracker import StageTracker
 
 _logger = logging.getLogger("processors_v2")
 
@@ -62,7 +62,7 @@ class StageContext(Tracking):
 
     def __init__(
         self,
-        tracker: "Runs",
+        tracker: "StageTracker",
         document_id: str | uuid.UUID,
         stage_name: str | Enum,
         *,

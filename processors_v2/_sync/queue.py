@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from processors_v2._calls import arguments, queue
 from processors_v2._calls.call import Call
@@ -17,6 +17,9 @@ from processors_v2._sync import cancellation
 from processors_v2._sync.claimed import ClaimedRun
 from processors_v2._sync.context import this_worker
 from processors_v2._sync.runs import Runs
+
+if TYPE_CHECKING:
+    from processors_v2._sync.tracker import StageTracker
 
 T = TypeVar("T")
 
@@ -58,7 +61,8 @@ class Queue(Runs):
         claimed = self._claimed(
             call, lambda answer: [(one["document_id"], one["stage_name"], claim_id) for one in answer]
         )
-        return [ClaimedRun._of(self, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
+        tracker = cast("StageTracker", self)
+        return [ClaimedRun._of(tracker, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
 
     def get_next_document(self, stage_name: str | Enum, *, worker: str | None = None) -> dict[str, Any] | None:
         """Claim the next document that is ready for a stage.

@@ -383,3 +383,17 @@ def test_an_explanation_has_the_keys_of_its_type(tracker: StageTracker, document
     assert set(told) == set(get_type_hints(models.StageExplanation))
     assert told["waits_for"] == [{"stage": "text_extraction", "status": "pending"}]
     assert told["message"] == "It waits for text_extraction (pending)."
+
+
+def test_ready_documents_come_in_pages(
+    tracker: StageTracker, ready_documents: list[str], lone_stage: str, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """get_documents_ready_for goes through all pages in the order of the queue, claims nothing, and obeys its limit."""
+    monkeypatch.setattr("processors_v2._sync.pages._PAGE", 2)
+    rows = list(tracker.get_documents_ready_for(lone_stage))
+    assert [row["id"] for row in rows] == ready_documents
+    assert rows[0]["filename"]
+    assert [row["id"] for row in tracker.get_documents_ready_for(lone_stage, limit=1)] == ready_documents[:1]
+    assert [row["id"] for row in tracker.get_documents_ready_for(lone_stage, limit=2)] == ready_documents[:2]
+    assert list(tracker.get_documents_ready_for(lone_stage, limit=0)) == []
+    assert {db.stage(document, lone_stage)["status"] for document in ready_documents} == {"pending"}

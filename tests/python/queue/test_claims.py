@@ -4,7 +4,7 @@ import asyncio
 import gc
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,30 +25,15 @@ from processors_v2.stage_tracker import AsyncStageTracker, ClaimedRun, StageCont
 
 
 @pytest.fixture
-def stage(tracker: StageTracker, db: Any) -> Iterator[str]:
-    """A stage of the test's own, after which nothing comes, so that its queue has only what the test puts there."""
-    name = f"stage_{uuid.uuid4().hex[:12]}"
-    tracker.register_stage(name, [], max_attempts=3, backoff_seconds=0, lease_seconds=60)
-    # Documents of other tests are none of its business.
-    db.connection.execute(
-        "update krai_core.documents set stage_status = stage_status || jsonb_build_object(%s::text,"
-        ' \'{"status": "completed", "progress": 100, "metadata": {}}\'::jsonb)',
-        [name],
-    )
-    while tracker.fill_ready_runs():
-        pass
-    yield name
-    db.drop_stage(name)
+def stage(lone_stage: str) -> str:
+    """A stage whose queue has only what the test puts there."""
+    return lone_stage
 
 
 @pytest.fixture
-def documents(stage: str, db: Any, tracker: StageTracker) -> list[str]:
+def documents(ready_documents: list[str]) -> list[str]:
     """Three documents that are ready for the stage, the oldest first."""
-    assert stage
-    found = [db.document() for _ in range(3)]
-    for document in found:
-        tracker.set_priority(document, 5)
-    return found
+    return ready_documents
 
 
 def test_claimed_runs_are_contexts_that_are_started(
