@@ -108,9 +108,3 @@ def test_the_settings_are_those_of_this_project() -> None:
     assert tomllib.loads(TOML)["functions"] == ours["functions"]
     folders = {path.parent.name for path in (ROOT / "supabase/functions").glob("*/index.ts")}
     assert set(ours["functions"]) == folders
-
-
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", PAGE))
-def test_every_link_leads_to_a_file(target: str) -> None:
-    """A link to a file of this project finds it."""
-    assert (ROOT / "docs" / target).exists()
