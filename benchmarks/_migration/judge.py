@@ -64,7 +64,7 @@ def verdicts(connection: Connection, kind: str, before: tuple[Any, ...], told: T
     yield "left to be done", one(connection, UNFINISHED)
     yield (
         "documents out of shape",
-        one(connection, "select count(*) from krai_core.documents d where not krai_core._is_sound(d.stage_status)"),
+        one(connection, "select count(*) from krai_core.documents d where not krai_private.is_sound(d.stage_status)"),
     )
     numbered = (
         f"select count(*) from krai_core.documents d cross join lateral (select d.page_count as n) x where {UNTOUCHED}"

@@ -119,7 +119,7 @@ def check_ready_runs(connection: Connection) -> None:
 def count(connection: Connection) -> None:
     """Have the figures follow from the rows, and leave some changes that are not folded."""
     connection.execute("select krai_core.rebuild_statistics()")
-    connection.execute("select krai_core._fold()")
+    connection.execute("select krai_private.fold_deltas()")
     connection.execute(statement("flow"))
     connection.execute(statement("deltas"), [UNFOLDED])
 

@@ -51,7 +51,7 @@ def process(url: str, connection: Connection, documents: int, progress: Progress
             while work(tracker):
                 pass
             connection.execute("vacuum analyze")
-    connection.execute("select krai_core._fold()")
+    connection.execute("select krai_private.fold_deltas()")
     connection.execute("vacuum")
     (done,) = connection.execute("select sum(completed_count) from krai_core.vw_stage_statistics").fetchall()[0]
     if done != documents * len(StageTracker.STAGES):

@@ -22,6 +22,13 @@ _logger = logging.getLogger("processors_v2")
 
 _RETRY_AFTER_SECONDS = 2
 
+# What Postgres itself finds invalid came with the token, since arguments are checked before they are sent: a role that
+# there is not, a claim that a policy casts.
+_INVALID_CLAIMS = {"22023", "22P02"}
+# It has the same code as a right that a role lacks. In a database of another language this stays 403.
+_NO_ROLE_OF_CALLERS = "permission denied to set role"
+_SIGN_IN = "Send the token of a signed-in user of this project"
+
 
 class Route(APIRoute):
     """A route whose errors are answered in one shape, whatever the application around it does with others."""
@@ -42,7 +49,8 @@ class Route(APIRoute):
 def answer_of(error: StageTrackerError) -> Response:
     """Return what a caller is told about an error."""
     status = _status_of(error)
-    told = Problem(detail=error.message, hint=error.hint, error=error.error)
+    hint = _SIGN_IN if _is_about_the_token(error) else error.hint
+    told = Problem(detail=error.message, hint=hint, error=error.error)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": "Bearer"}
@@ -57,6 +65,8 @@ def answer_of(error: StageTrackerError) -> Response:
 def _status_of(error: StageTrackerError) -> HTTPStatus:
     if isinstance(error, UnknownDocument):
         return HTTPStatus.NOT_FOUND
+    if _is_about_the_token(error):
+        return HTTPStatus.UNAUTHORIZED
     if isinstance(error, InvalidArgument):
         return HTTPStatus.UNPROCESSABLE_ENTITY
     if isinstance(error, AccessDenied):
@@ -64,3 +74,10 @@ def _status_of(error: StageTrackerError) -> HTTPStatus:
         is_unknown = error.http_status == HTTPStatus.UNAUTHORIZED
         return HTTPStatus.UNAUTHORIZED if is_unknown else HTTPStatus.FORBIDDEN
     return HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _is_about_the_token(error: StageTrackerError) -> bool:
+    """Whether PostgREST took a token that the database can do nothing with."""
+    if isinstance(error, AccessDenied):
+        return error.message.startswith(_NO_ROLE_OF_CALLERS)
+    return error.http_status == HTTPStatus.BAD_REQUEST and error.error is None and error.code in _INVALID_CLAIMS

@@ -80,7 +80,8 @@ class AsyncStageTracker(AsyncPipeline, AsyncQueue, AsyncOperations, AsyncQuestio
             **options: As for AsyncStageTracker, without the client.
 
         Raises:
-            ConfigurationError: A variable is missing, or the key is an anon or publishable one.
+            ConfigurationError: A variable is missing, URL and key are of two places, the key is an anon or publishable
+                one, or the file cannot be read.
         """
         url, key = environment.project_from_env()
         return cls(await acreate_client(url, key), **options)

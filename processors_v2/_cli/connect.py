@@ -1,15 +1,13 @@
 """A tracker from the options and the environment."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-import dotenv
-
 from processors_v2._cli.output import Output
 from processors_v2._errors import ConfigurationError
+from processors_v2._transport import environment
 
 if TYPE_CHECKING:
     from processors_v2._sync.tracker import StageTracker
@@ -20,17 +18,14 @@ Way = Literal["rest", "postgres"]
 _DATABASE_URLS = ("SUPABASE_DB_URL", "DATABASE_URL")
 
 
-def environment() -> Mapping[str, str]:
-    """Return the variables that count: the environment first, then a file .env in the working directory or above it."""
-    file = dotenv.find_dotenv(usecwd=True)
-    values = {**(dotenv.dotenv_values(file) if file else {}), **os.environ}
-    return {name: value.strip() for name, value in values.items() if value and value.strip()}
+def project_url() -> str | None:
+    """Return SUPABASE_URL: of the environment, else of a file .env in the working directory or above it; or None."""
+    return environment.find_variable("SUPABASE_URL")
 
 
 def database_url() -> str | None:
-    """Return the Postgres URL of the environment, or None."""
-    values = environment()
-    return next((values[name] for name in _DATABASE_URLS if name in values), None)
+    """Return the Postgres URL, from the same places, or None."""
+    return environment.find_variable(*_DATABASE_URLS)
 
 
 def open_tracker(way: Way, *, timeout: float = 10.0, retry_for: float = 30.0) -> "StageTracker":
@@ -84,7 +79,7 @@ class Session:
         """
         if self.database_url:
             return "postgres"
-        if self.url or "SUPABASE_URL" in environment():
+        if self.url or project_url():
             return "rest"
         if database_url():
             return "postgres"

@@ -47,7 +47,7 @@ def _examined(session: Session, project: Path) -> list[Finding]:
 
     database_url = connect.database_url()
     client, problems = None, []
-    if not database_url or "SUPABASE_URL" in connect.environment():
+    if not database_url or connect.project_url():
         try:
             client = supabase.create_client(*project_from_env())
         except ConfigurationError as error:

@@ -1,6 +1,7 @@
 """``init``: the migrations in a Supabase project of the user's."""
 
 import datetime as dt
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,9 @@ _CONFIG = {
     "changed": "{}changed, what is needed was added",
     "created": "{}created, with krai_core among the schemas of the API",
 }
+_FOLDER = "supabase/migrations"
+# Times are whole seconds, three at most.
+_LONGEST_WAIT = 4.0
 _CHANGED = (
     "Nothing was added. Where they are those of an earlier version, or were edited, stage-tracker init --update adds "
     "our text as further files, to be run after them; each can be run at any time."
@@ -48,6 +52,7 @@ def init(
     """
     found = folders.find_project(Path.cwd(), project)
     plan = migrations.make_plan(found.migrations, dt.datetime.now(dt.UTC), update=update)
+    _let_pass(plan.not_before)
     files = edge.compare(found.functions) if functions else None
     change, settings = config.new_text(found.config, found.folder.name, function_settings() if functions else {})
     if not dry_run:
@@ -63,15 +68,31 @@ def init(
         "dry_run": dry_run,
         "config": change,
         "migrations": _named(plan),
-        "functions": _named(files) if files else None,
+        "functions": _named_functions(files) if files else None,
     }
     session.output.answer(done, *_told(done, update=update))
     left = [*(plan.changed if not update else []), *(files.changed if files else [])]
     return Exit.NO if left else Exit.OK
 
 
+def _let_pass(moment: dt.datetime) -> None:
+    """Wait the second or two after which no file has a time that is yet to come, unless the project itself has one."""
+    left = (moment - dt.datetime.now(dt.UTC)).total_seconds()
+    if 0 < left <= _LONGEST_WAIT:
+        time.sleep(left)
+
+
 def _named(plan: Any) -> dict[str, list[str]]:
-    return asdict(plan) | {"added": [name for name, _ in plan.added]}
+    return {
+        "present": plan.present,
+        "changed": plan.changed,
+        "added": [name for name, _ in plan.added],
+        "reviews": [f"git diff --no-index {_FOLDER}/{old} {_FOLDER}/{new}" for old, new in plan.reviews],
+    }
+
+
+def _named_functions(files: Any) -> dict[str, list[str]]:
+    return asdict(files) | {"added": [name for name, _ in files.added]}
 
 
 def _told(done: dict[str, Any], *, update: bool) -> Iterator[str]:
@@ -87,12 +108,15 @@ def _told(done: dict[str, Any], *, update: bool) -> Iterator[str]:
 
 def _told_of_migrations(files: dict[str, list[str]], would: str, *, update: bool) -> Iterator[str]:
     if added := files["added"]:
-        yield f"supabase/migrations: {len(added)} files {would}added, {added[0]} to {added[-1]}"
+        yield f"supabase/migrations: {len(added)} file{'s' * (len(added) > 1)} {would}added: {', '.join(added)}"
     if files["present"]:
-        yield f"supabase/migrations: {len(files['present'])} files are there and stay as they are"
+        yield f"supabase/migrations: {', '.join(files['present'])} {'is' if len(files['present']) == 1 else 'are'} up to date"
     if files["changed"] and not update:
         yield from (f"supabase/migrations/{name} has another text than ours" for name in files["changed"])
         yield _CHANGED
+    if files["reviews"] and not would:
+        yield "To see what is new:"
+        yield from (f"  {command}" for command in files["reviews"])
 
 
 def _told_of_functions(files: dict[str, list[str]], would: str) -> Iterator[str]:

@@ -29,6 +29,8 @@ def installation_findings(
     """
     yield _objects(found.get("missing_objects", []))
     yield _grants(found.get("missing_grants", []))
+    yield from _excess(found.get("excess_grants", []))
+    yield from _leftovers(found.get("leftovers", []))
     yield _row_level_security(found.get("tables_without_rls", []))
     yield from _readers(found.get("readers_of_documents", {}))
     if "time" in found:
@@ -49,6 +51,26 @@ def _grants(missing: list[str]) -> Finding:
             f"Run in the SQL editor: {'; '.join(missing)};",
         )
     return ok("grants", "service_role may do all that the functions need")
+
+
+def _excess(excess: list[str]) -> Iterator[Finding]:
+    """What a guide told to grant, for instance: nobody needs it, and the functions do not lean on its absence."""
+    if excess:
+        yield problem(
+            "grants",
+            f"anon, authenticated or PUBLIC have {len(excess)} right{'s' * (len(excess) > 1)} too many in the tracker",
+            f"Run in the SQL editor: {'; '.join(excess)};",
+        )
+
+
+def _leftovers(leftovers: list[str]) -> Iterator[Finding]:
+    if leftovers:
+        yield Finding(
+            "objects",
+            "note",
+            f"helpers of an earlier version are still in krai_core: {', '.join(leftovers)}",
+            "They are no longer called. Run in the SQL editor: select krai_private.drop_leftovers();",
+        )
 
 
 def _row_level_security(without: list[str]) -> Finding:

@@ -9,13 +9,14 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from processors_v2._errors import ConfigurationError
-from processors_v2._install.folders import reported
+from processors_v2._install.folders import content_of
 
 Change = Literal["none", "changed", "created"]
 
 _SCHEMA = "krai_core"
 # What the Supabase CLI serves where the file says nothing.
 _DEFAULT_SCHEMAS = ["public", "graphql_public"]
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 _NEW = """\
@@ -37,12 +38,11 @@ def new_text(path: Path, project_name: str, functions: Mapping[str, Mapping[str,
         functions: Settings of the Edge Functions that the project gets.
 
     Raises:
-        ConfigurationError: It is no TOML, or says something else there than a list of schemas.
+        ConfigurationError: It is no TOML in UTF-8, or says something else there than a list of schemas.
     """
-    with reported():
-        before = path.read_bytes() if path.exists() else None
+    before = content_of(path)
     name = _NO_NAME.sub("-", project_name).strip("-.") or "project"
-    text = _NEW.format(name=name) if before is None else before.decode("utf-8", "replace")
+    text = _NEW.format(name=name) if before is None else _text_of(before, path)
     try:
         document = tomlkit.parse(text)
     except TOMLKitError as error:
@@ -50,7 +50,25 @@ def new_text(path: Path, project_name: str, functions: Mapping[str, Mapping[str,
     is_changed = _expose(document, path) | _describe(document, functions)
     if before is None:
         return "created", tomlkit.dumps(document).encode()
-    return ("changed", tomlkit.dumps(document).encode()) if is_changed else ("none", before)
+    return ("changed", _as_before(tomlkit.dumps(document), before)) if is_changed else ("none", before)
+
+
+def _text_of(content: bytes, path: Path) -> str:
+    try:
+        return content.removeprefix(_BYTE_ORDER_MARK).decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{path}: line {line} is not UTF-8, which TOML is", hint="Save it as UTF-8; nothing was changed"
+        ) from None
+
+
+def _as_before(text: str, before: bytes) -> bytes:
+    """Encode a text with the byte order mark and the line ends of the file that it comes from."""
+    if before.count(b"\n") == before.count(b"\r\n") > 0:
+        text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+    mark = _BYTE_ORDER_MARK if before.startswith(_BYTE_ORDER_MARK) else b""
+    return mark + text.encode()
 
 
 def _expose(document: tomlkit.TOMLDocument, path: Path) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from processors_v2._install.folders import reported
+from processors_v2._install.folders import check_folder, content_of
 from processors_v2._local.project import functions_folder
 
 
@@ -27,13 +27,16 @@ def compare(folder: Path) -> Files:
 
     Args:
         folder: ``supabase/functions`` of the project; need not exist.
+
+    Raises:
+        ConfigurationError: Something else than a file or a folder has the name of one.
     """
     files = Files([], [], [])
     ours = functions_folder()
     for path in sorted(path for path in ours.rglob("*") if path.is_file()):
         name, content = path.relative_to(ours).as_posix(), path.read_bytes()
-        with reported():
-            found = (folder / name).read_bytes() if (folder / name).exists() else None
+        check_folder((folder / name).parent)
+        found = content_of(folder / name)
         if found is None:
             files.added.append((name, content))
         else:

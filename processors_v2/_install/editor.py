@@ -7,7 +7,7 @@ of what is there and the index, are put in another form.
 
 import re
 
-from processors_v2._local.project import migration_files, migrations_folder
+from processors_v2._local.project import newest_migrations
 from processors_v2._transport.version import SCHEMA_VERSION
 
 _HEADER = """\
@@ -32,7 +32,7 @@ _OWN_TRANSACTION = re.compile(r"^begin;\n(.*?)^commit;\n", re.MULTILINE | re.DOT
 def editor_text() -> str:
     """Return the text, which ends with a query that shows the version."""
     parts = [_HEADER.format(version=SCHEMA_VERSION)]
-    for path in migration_files(migrations_folder()):
+    for path in newest_migrations():
         text = path.read_text(encoding="utf-8")
         if _COMMIT_WITHIN.search(text) or _CONCURRENTLY.search(text):
             text = _as_one_transaction(text)

@@ -1,6 +1,10 @@
 """Where the Supabase project of the user is."""
 
 import contextlib
+import os
+import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,17 +70,80 @@ def _is_project(folder: Path) -> bool:
     return (folder / "supabase" / "config.toml").is_file() or (folder / "supabase" / "migrations").is_dir()
 
 
+def content_of(path: Path) -> bytes | None:
+    """Return what a file of the project holds, None where there is none; a symbolic link is followed.
+
+    Raises:
+        ConfigurationError: It cannot be read, or what has that name is no file, such as a link that leads nowhere.
+    """
+    with reported():
+        if path.is_file():
+            return path.read_bytes()
+        if not os.path.lexists(path):
+            return None
+    raise _no_file(path)
+
+
+def _no_file(path: Path) -> ConfigurationError:
+    what = "a symbolic link that leads to no file" if path.is_symlink() else "no file"
+    return ConfigurationError(f"{path} is {what}", hint="Move it away; nothing was changed")
+
+
+def check_folder(path: Path) -> None:
+    """Raise ConfigurationError where a folder that is needed, or the one around it, is there as something else."""
+    for folder in (path, path.parent):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise ConfigurationError(f"{folder} is no folder", hint="Move it away; nothing was changed")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all, and the folders that lead to it.
+
+    A file that is there keeps its mode, its owner and its name: behind a symbolic link the target is written.
 
     Raises:
         ConfigurationError: It cannot be written.
     """
     with reported():
+        if path.is_symlink() and not path.exists():
+            raise _no_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.new")
-        beside.write_bytes(content)
-        beside.replace(path)
+        target = path.resolve()
+        if target.exists() and not _is_replaceable(target.stat()):
+            path.write_bytes(content)
+            return
+        try:
+            _replace(target, content)
+        except PermissionError:
+            # The folder takes no new file, or the owner of the old one cannot be kept: what is left is the file itself.
+            if not target.exists():
+                raise
+            target.write_bytes(content)
+
+
+def _is_replaceable(before: os.stat_result) -> bool:
+    """Whether another file under the same name is the same to everybody: not where it has further names."""
+    return stat.S_ISREG(before.st_mode) and before.st_nlink == 1
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Put a new file in the place of a regular one, or where there is none."""
+    before = target.stat() if target.exists() else None
+    mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
+    # A name that nobody can have prepared, and exclusive: nothing is written through somebody else's link.
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(content)
+        if before is not None:
+            if hasattr(os, "chown"):
+                os.chown(fresh, before.st_uid, before.st_gid)
+            shutil.copystat(target, fresh)
+            os.utime(fresh)
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -38,6 +38,17 @@ def migration_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.sql"), key=lambda path: path.name)
 
 
+def newest_migrations() -> list[Path]:
+    """List our own migrations that a database needs: of each topic the newest, which holds all that came before."""
+    newest = {topic_of(path): path for path in migration_files(migrations_folder())}
+    return sorted(newest.values(), key=lambda path: path.name)
+
+
+def topic_of(path: Path) -> str:
+    """Tell what a migration is about: its name without the time and the ending."""
+    return path.stem.partition("_")[2]
+
+
 def max_rows() -> int:
     """Read from config.toml how many rows PostgREST returns at most; without one 1000, as Supabase."""
     return int(_settings().get("api", {}).get("max_rows", _DEFAULT_MAX_ROWS))

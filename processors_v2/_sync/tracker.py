@@ -81,7 +81,8 @@ class StageTracker(Pipeline, Queue, Operations, Questions, Events, Upkeep):
             **options: As for StageTracker, without the client.
 
         Raises:
-            ConfigurationError: A variable is missing, or the key is an anon or publishable one.
+            ConfigurationError: A variable is missing, URL and key are of two places, the key is an anon or publishable
+                one, or the file cannot be read.
         """
         url, key = environment.project_from_env()
         return cls(create_client(url, key), **options)

@@ -12,7 +12,7 @@ import httpx
 import supabase
 
 from processors_v2._calls.call import Call
-from processors_v2._errors import ConfigurationError, StageTrackerError, from_answer
+from processors_v2._errors import AccessDenied, ConfigurationError, StageTrackerError, from_answer
 from processors_v2._transport.retries import TransientError, answered
 
 SCHEMA_NAME = "krai_core"
@@ -31,6 +31,11 @@ _DATABASE_CODE = re.compile("[0-9A-Z]{5}|PGRST.*")
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 _FIRST_ERROR = 400
+_UNAUTHORIZED = 401
+# What servers say of headers that are too long for them, in words of their own: nginx and PostgREST 400, others 431.
+_TOO_LONG = {400, 413, 414, 431}
+# Characters; every server takes a header of twice that.
+_USUAL_TOKEN = 4096
 
 
 def check_client(client: object, wanted: type) -> None:
@@ -116,12 +121,26 @@ def answer_of(response: httpx.Response) -> Any:
     if code in _MAY_HAVE_RUN or code.startswith("08") or is_gateway or is_broken:
         raise TransientError(_reason(response, body), never_ran=False)
     if not (isinstance(body, dict) and body.get("message")) or response.status_code < _FIRST_ERROR:
+        if response.status_code in _TOO_LONG:
+            _refuse_long_token(response)
         raise StageTrackerError(
             f"{response.url.host} answered HTTP {response.status_code}, and not as PostgREST does",
             hint=CHECK_URL,
             code=code,
         )
     raise answered(from_answer(response.status_code, body))
+
+
+def _refuse_long_token(response: httpx.Response) -> None:
+    length = len(response.request.headers.get("Authorization", ""))
+    if length > _USUAL_TOKEN:
+        error = AccessDenied(
+            f"{response.url.host} takes no token of {length} characters",
+            hint="Keep its claims short, such as app_metadata",
+            code=str(response.status_code),
+        )
+        error.http_status = _UNAUTHORIZED
+        raise error
 
 
 def _reason(response: httpx.Response, body: object) -> str:

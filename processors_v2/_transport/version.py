@@ -3,7 +3,7 @@
 from processors_v2._errors import StageTrackerError, VersionMismatch
 
 # As in krai_core.schema_version(); a test compares the two.
-SCHEMA_VERSION = "0.1"
+SCHEMA_VERSION = "0.1.1"
 
 # Asked once by each process and not once by each tracker, since a web application makes one for each request.
 _checked: set[str] = set()
@@ -32,11 +32,12 @@ def check(found: str, host: str, place: str) -> None:
         is_older = _parts(found) < _parts(SCHEMA_VERSION)
     except ValueError:
         raise StageTrackerError(
-            f"schema_version at {host} is {found!r}", hint="Expected <major>.<minor>: is krai_core the stage tracker's?"
+            f"schema_version at {host} is {found!r}",
+            hint="Expected numbers such as 0.1: is krai_core the stage tracker's?",
         ) from None
     raise VersionMismatch(
         f"krai_core at {host} has version {found}, and this client is made for {SCHEMA_VERSION}",
-        hint="Apply the newer migrations: stage-tracker init, then supabase db push"
+        hint="Apply the newer migrations: stage-tracker init --update, then supabase db push"
         if is_older
         else "Install the newer client: pip install --upgrade stage-tracker",
         details={"database": found, "client": SCHEMA_VERSION},

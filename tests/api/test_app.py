@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from processors_v2._local.keys import sign
 from processors_v2._local.process import free_port
 from processors_v2.api import app
 from processors_v2.errors import ConfigurationError
@@ -86,6 +88,65 @@ def test_an_expired_token_is_401(alone: httpx.Client, document: str, signed_in: 
     assert (answer.status_code, answer.json()["detail"]) == (401, "JWT expired")
 
 
+PATHS = ["/status/{}", "/status/{}/events", "/stages/statistics"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("role", ["no_such_role", "", "postgres", "pg_read_all_data", "r" * 300, "a'b"])
+def test_a_role_that_callers_cannot_have_is_401(
+    alone: httpx.Client, document: str, local: LocalSupabase, path: str, role: str
+) -> None:
+    """A role that there is not, or that PostgREST may not become, is a token that is none, and not a wrong question."""
+    answer = alone.get(path.format(document), headers={"Authorization": f"Bearer {local.key(role)}"})
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert set(answer.json()) == {"detail", "hint", "error"}
+    assert answer.json()["hint"] == "Send the token of a signed-in user of this project"
+
+
+@pytest.mark.parametrize("claims", [{"exp": 1}, {"nbf": 9999999999}, {"iat": 9999999999}, {"exp": "soon"}])
+def test_a_token_of_another_time_is_401(alone: httpx.Client, document: str, local: LocalSupabase, claims: Any) -> None:
+    """Over, not yet begun, or without a time that can be read."""
+    token = local.key("authenticated", **claims)
+    assert alone.get(f"/status/{document}", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+def test_a_token_of_another_project_is_401(alone: httpx.Client, document: str) -> None:
+    """Its signature is not that of this project."""
+    token = sign("another secret, of another project", "service_role", {})
+    assert alone.get(f"/status/{document}", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+def test_a_claim_that_a_policy_cannot_read_is_401(
+    alone: httpx.Client, document: str, signed_in: Callable[..., dict[str, str]]
+) -> None:
+    """The id of the document is right, so what is no UUID is the user in the token."""
+    answer = alone.get(f"/status/{document}", headers=signed_in("nobody"))
+    assert (answer.status_code, 'type uuid: "nobody"' in answer.json()["detail"]) == (401, True)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("length", [9_000, 49_000, 52_000, 60_000])
+def test_a_token_of_any_length_is_401(alone: httpx.Client, document: str, path: str, length: int) -> None:
+    """Also one that PostgREST does not read to its end, which is no outage of the database."""
+    answer = alone.get(path.format(document), headers={"Authorization": f"Bearer {'x' * length}"})
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert set(answer.json()) == {"detail", "hint", "error"}
+
+
+@pytest.mark.parametrize("status", [400, 413, 414, 431])
+def test_a_gateway_that_takes_no_long_token_is_401(
+    alone: httpx.Client, document: str, gateway: Proxy, local: LocalSupabase, status: int
+) -> None:
+    """It says so in words of its own; of a short token they say that this is no PostgREST, which is 503."""
+    gateway.reset()
+    long = local.key("authenticated", app_metadata="x" * 5000)
+    for token, expected in ((long, 401), (local.key("authenticated"), 503)):
+        gateway.faults = [(status, "Request Header Or Cookie Too Large")]
+        answer = alone.get(f"/status/{document}", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == expected
+        assert token not in answer.text
+
+
 def test_events_follow_with_the_rights_of_the_token(
     alone: httpx.Client, document: str, signed_in: Callable[..., dict[str, str]], gateway: Proxy
 ) -> None:
@@ -152,6 +213,14 @@ def test_an_environment_that_does_not_do_is_refused(
     with pytest.raises(ConfigurationError, match=said) as caught:
         asyncio.run(start_and_stop())
     assert "sb_secret_x" not in str(caught.value)
+
+
+def test_a_key_is_not_sent_to_the_url_of_another_place(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tokens of callers would go there too, so the server does not start, and names both places."""
+    (tmp_path / ".env").write_text(f"SUPABASE_URL={URL}\n", encoding="utf-8")
+    clean.setenv("SUPABASE_ANON_KEY", "sb_publishable_x")
+    with pytest.raises(ConfigurationError, match=r"SUPABASE_URL comes from .*\.env and SUPABASE_ANON_KEY from the env"):
+        asyncio.run(start_and_stop())
 
 
 async def start_and_stop() -> None:

@@ -18,7 +18,7 @@ from tests.api.conftest import app_of, following, in_loop, served, until
 from tests.python.conftest import connected
 
 CHANGES = """
-select r.stage_name, e.change, krai_core._iso(e.at), r.attempt
+select r.stage_name, e.change, krai_private.iso_time(e.at), r.attempt
 from krai_core.stage_runs r
 cross join lateral (values ('started', r.started_at), (r.status, r.finished_at), ('reset', r.reset_at)) e (change, at)
 where r.document_id = %s and e.at is not null and (r.started_at is not null or e.change <> 'cancelled')

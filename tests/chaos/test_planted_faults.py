@@ -226,18 +226,18 @@ def finds(scene: Scene, plant: Callable[[Break], None]) -> Finds:
 
 def test_no_claim_id_check_is_found_in_single_calls(finds: Finds) -> None:
     """The judge objects when a single call acts on whatever run is running."""
-    assert finds(Break("_held_run", "if p_claim_id is null then", "if true then"), late_single_call, STORED)
+    assert finds(Break("krai_private.held_run", "if p_claim_id is null then", "if true then"), late_single_call, STORED)
 
 
 def test_no_claim_id_check_is_found_in_bulk_calls(finds: Finds) -> None:
     """The judge objects when finish_stages acts on whatever run is running."""
-    assert finds(Break("_finish_usual", r"h\.claim_id = a\.claim_id", "true"), late_bulk_call, STORED)
+    assert finds(Break("krai_private.finish_batch", r"h\.claim_id = a\.claim_id", "true"), late_bulk_call, STORED)
 
 
 def test_a_claim_id_checked_before_the_lock_is_found_in_single_calls(finds: Finds) -> None:
     """The judge objects when a single call looks at its run first and waits for the document then."""
     fault = Break(
-        "_close_stage",
+        "krai_private.close_stage",
         r"(?s)( v_stage_status [^;]*;)(.*?)( v_run [^(]*\()v_call([^;]*;)",
         r"\3'end'\4\n\1\2",
     )
@@ -252,20 +252,24 @@ def test_a_claim_id_checked_before_the_lock_is_found_in_bulk_calls(finds: Finds)
 
 def test_no_skip_locked_is_found(finds: Finds) -> None:
     """The judge objects when a claim waits for a document that somebody holds."""
-    assert finds(Break("_pick_ready", "skip locked", ""), claim_beside_a_lock, WAITS)
+    assert finds(Break("krai_private.lock_ready_runs", "skip locked", ""), claim_beside_a_lock, WAITS)
 
 
 def test_no_row_lock_is_found_in_claims(finds: Finds) -> None:
     """The judge objects when a claim takes runs without locking them: it waits for another who takes the same."""
-    assert finds(Break("_pick_ready", "for no key update[a-z, ]* skip locked", ""), two_claims_at_once, WAITS)
+    assert finds(
+        Break("krai_private.lock_ready_runs", "for no key update[a-z, ]* skip locked", ""), two_claims_at_once, WAITS
+    )
 
 
 def test_no_row_lock_is_found_in_single_calls(finds: Finds) -> None:
     """The judge objects when a single call writes a document that it has not locked."""
-    assert finds(Break("_hold", "for no key update", ""), two_stages_of_a_document_at_once, LOST)
+    assert finds(Break("krai_private.lock_document", "for no key update", ""), two_stages_of_a_document_at_once, LOST)
 
 
-@pytest.mark.parametrize("function", ["start_stage", "_claim_ready", "_close_stage", "_finish_usual"])
+@pytest.mark.parametrize(
+    "function", ["start_stage", "krai_private.claim_ready", "krai_private.close_stage", "krai_private.finish_batch"]
+)
 def test_now_for_clock_timestamp_is_found(finds: Finds, function: str) -> None:
     """The judge objects when times are those of the beginning of the transaction."""
     assert finds(Break(function, r"clock_timestamp\(\)", "now()"), long_transaction, TIMES)
@@ -273,42 +277,49 @@ def test_now_for_clock_timestamp_is_found(finds: Finds, function: str) -> None:
 
 def test_no_idempotence_of_claims_is_found(finds: Finds) -> None:
     """The judge objects when a repeated claim gets other runs."""
-    fault = Break("claim_stages", r"return krai_core\._claimed\(p_claim_id\);", "null;")
+    fault = Break("claim_stages", r"return krai_private\.runs_json\(p_claim_id\);", "null;")
     assert finds(fault, dropped_answer_of_a_claim, BURNED)
 
 
 def test_no_idempotence_of_outcomes_is_found(finds: Finds) -> None:
     """The judge objects when a repeated outcome is refused."""
-    fault = Break("_held_run", "and not v_run.closed_by_holder", "")
+    fault = Break("krai_private.held_run", "and not v_run.closed_by_holder", "")
     assert finds(fault, dropped_answer_of_an_outcome, LATE)
 
 
 def test_attempts_that_count_double_are_found(finds: Finds) -> None:
     """The judge objects when an attempt counts twice."""
-    assert finds(Break("_next_attempt", r"p_attempt \+ 1", "p_attempt + 2"), failure_and_another_try, ATTEMPTS)
+    assert finds(
+        Break("krai_private.next_attempt", r"p_attempt \+ 1", "p_attempt + 2"), failure_and_another_try, ATTEMPTS
+    )
 
 
 def test_one_attempt_too_many_after_a_loss_is_found(finds: Finds) -> None:
     """The judge objects when a lost stage is given one attempt more than there are."""
     fault = Break(
-        "_requeue_expired", r"v_run\.attempt < p_stage\.max_attempts", "v_run.attempt <= p_stage.max_attempts"
+        "krai_private.requeue_expired",
+        r"v_run\.attempt < p_stage\.max_attempts",
+        "v_run.attempt <= p_stage.max_attempts",
     )
     assert finds(fault, last_attempt_is_lost, ATTEMPTS)
 
 
 def test_one_attempt_too_many_after_a_failure_is_found(finds: Finds) -> None:
     """The judge objects when a failed stage is given one attempt more than there are."""
-    fault = Break("_retry_at", "p_attempt >= v_stage.max_attempts", "p_attempt > v_stage.max_attempts")
+    fault = Break("krai_private.retry_at", "p_attempt >= v_stage.max_attempts", "p_attempt > v_stage.max_attempts")
     assert finds(fault, last_attempt_fails, ATTEMPTS)
 
 
 @pytest.mark.parametrize(
     ("fault", "play"),
     [
-        (Break("_close_stage", r"perform krai_core\._count_transition\([^;]*;", ""), dropped_answer_of_an_outcome),
-        (Break("_finish_usual", r"perform krai_core\._count_outcomes\([^;]*;", ""), drained),
-        (Break("_claim_ready", r"having count\(\*\) > 0", "having false"), drained),
-        (Break("_fold", r"sum\(g\.completed\), ", "sum(g.completed) + 1, "), folded),
+        (
+            Break("krai_private.close_stage", r"perform krai_private\.count_transition\([^;]*;", ""),
+            dropped_answer_of_an_outcome,
+        ),
+        (Break("krai_private.finish_batch", r"perform krai_private\.count_outcomes\([^;]*;", ""), drained),
+        (Break("krai_private.claim_ready", r"having count\(\*\) > 0", "having false"), drained),
+        (Break("krai_private.fold_deltas", r"sum\(g\.completed\), ", "sum(g.completed) + 1, "), folded),
     ],
     ids=lambda one: one.function if isinstance(one, Break) else one.__name__,
 )
@@ -317,16 +328,16 @@ def test_a_status_that_is_not_counted_is_found(finds: Finds, fault: Break, play:
     assert finds(fault, play, SUMS)
 
 
-@pytest.mark.parametrize("function", ["_close_stage", "_finish_usual"])
+@pytest.mark.parametrize("function", ["krai_private.close_stage", "krai_private.finish_batch"])
 def test_a_run_that_is_not_made_the_current_one_is_found(finds: Finds, function: str) -> None:
     """The judge objects when a stage ends and stands on no run."""
-    play = dropped_answer_of_an_outcome if function == "_close_stage" else drained
+    play = dropped_answer_of_an_outcome if function == "krai_private.close_stage" else drained
     assert finds(Break(function, "is_current = true, ", ""), play, SUMS)
 
 
 def test_a_fault_whose_place_is_gone_is_said_to_be(plant: Callable[[Break], None]) -> None:
     """A fault that cannot be planted any more fails its test, so that a change of the SQL does not make it pass."""
     with pytest.raises(AssertionError, match="plant the fault where it is done now"):
-        plant(Break("_claim_ready", "what was never there", ""))
+        plant(Break("krai_private.claim_ready", "what was never there", ""))
     with pytest.raises(AssertionError, match="plant the fault where it is done now"):
         plant(Break("what_was_never_there", "", ""))

@@ -165,7 +165,7 @@ def test_a_right_without_which_nothing_can_be_asked(
 
 @pytest.mark.parametrize(
     ("version", "remedy"),
-    [("0.0", "stage-tracker init, then supabase db push"), ("9.0", "pip install --upgrade stage-tracker")],
+    [("0.0", "stage-tracker init --update, then supabase db push"), ("9.0", "pip install --upgrade stage-tracker")],
     ids=["older", "newer"],
 )
 def test_a_database_of_another_version(

@@ -80,6 +80,37 @@ def test_variables_come_from_a_file_too(run: Any, folder: Path, database: str) -
     assert run("stats").code == 0
 
 
+@pytest.mark.parametrize("command", ["stats", "doctor"])
+def test_a_file_of_variables_that_cannot_be_read_is_5(run: Any, folder: Path, command: str) -> None:
+    """What PowerShell writes is UTF-16: the file is named, and how to save it."""
+    (folder / ".env").write_text("SUPABASE_URL=http://127.0.0.1:9\n", encoding="utf-16")
+    done = run(command)
+    assert done.code == 5
+    assert is_clean(done)
+    assert f"{folder / '.env'} is not UTF-8. Save it as UTF-8" in " ".join(done.err.split())
+
+
+def test_a_key_is_not_sent_to_the_url_of_another_place(
+    run: Any, folder: Path, project: LocalSupabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--url is of the environment, and the key of a .env that names another URL stays there; doctor says so too."""
+    monkeypatch.delenv("SUPABASE_SECRET_KEY")
+    monkeypatch.delenv("SUPABASE_URL")
+    (folder / ".env").write_text(f"SUPABASE_URL=http://127.0.0.1:9\nSUPABASE_KEY={project.key()}\n", encoding="utf-8")
+    for command, code in (("stats", 5), ("doctor", 1)):
+        done = run(command, "--url", "http://127.0.0.1:8")
+        assert (done.code, project.key() in done.out + done.err) == (code, False)
+        assert "may be of two projects" in " ".join((done.out + done.err).split())
+
+
+def test_quotation_marks_around_a_database_url_are_taken_off(
+    run: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As around URL and key of a project: docker's --env-file keeps them."""
+    monkeypatch.setenv("SUPABASE_DB_URL", f'"{database}"')
+    assert run("stats").code == 0
+
+
 def test_an_option_wins_over_the_environment(run: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """--database-url counts before SUPABASE_URL and SUPABASE_DB_URL."""
     monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:9")

@@ -142,6 +142,6 @@ def test_a_stage_is_paused_and_resumed(run: Any, db: Any, golden: Any) -> None:
     """Nothing of a paused stage is handed out; explain says who paused it."""
     document = db.document()
     golden("pause", run("pause", "upload", "--actor", "anna", "--json").out)
-    assert "the stage is paused by anna" in run("explain", document, "upload").out
+    assert "the stage was paused by anna" in run("explain", document, "upload").out
     golden("resume", run("resume", "upload", "--json").out)
-    assert "It is ready" in run("explain", document, "upload").out
+    assert "Ready for" in run("explain", document, "upload").out

@@ -101,7 +101,7 @@ def means(printed: str, shown: Block | None) -> bool:
 
 def _words(text: str) -> list[str]:
     # How long ago something became ready depends on the machine.
-    return re.findall(r"\d+\.\d+|\w+|\S", re.sub(r"since \d+ s;", "since 0 s;", text))
+    return re.findall(r"\d+\.\d+|\w+|\S", re.sub(r"for \d+ s;", "for 0 s;", text))
 
 
 def _nearly(one: str, other: str) -> bool:

@@ -24,7 +24,7 @@ def test_an_odd_value_becomes_what_the_page_says(
     """The repair makes that state of it, and keeps the original where the page says so."""
     row = (
         connect()
-        .execute("select krai_core._repaired(jsonb_build_object('upload', %s::jsonb)) -> 'upload'", [found])
+        .execute("select krai_private.repaired_stages(jsonb_build_object('upload', %s::jsonb)) -> 'upload'", [found])
         .fetchone()
     )
     assert row is not None

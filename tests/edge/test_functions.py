@@ -40,6 +40,31 @@ def test_the_rights_are_those_of_the_caller(ask: Ask, gateway: Gateway, document
     assert (sent["authorization"], sent["apikey"]) == (token, PUBLISHABLE)
 
 
+@pytest.mark.parametrize("role", ["no_such_role", "postgres", "constructor"])
+def test_a_role_that_callers_cannot_have_is_401(ask: Ask, document: str, local: LocalSupabase, role: str) -> None:
+    """A role that there is not, or that PostgREST may not become, is a token that is none."""
+    answer = ask(f"/status/{document}", authorization=f"Bearer {local.key(role)}")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert set(answer.json()) == {"detail", "hint", "error"}
+
+
+def test_a_token_that_is_too_long_is_401(ask: Ask, document: str) -> None:
+    """PostgREST does not read it to its end, which is no outage of the database."""
+    answer = ask(f"/status/{document}", authorization=f"Bearer {'x' * 60_000}")
+    assert (answer.status_code, answer.json()["detail"]) == (401, "the token is too long")
+
+
+@pytest.mark.parametrize("code", ["constructor", "toString"])
+def test_a_code_is_only_a_name(
+    gateway: Gateway, functions: dict[str, str], started: Programs, document: str, code: str
+) -> None:
+    """One that JavaScript has a meaning for is an unknown code like any other, and is told in the log."""
+    gateway.faults.append((418, f'{{"code": "{code}", "message": "said"}}'))
+    answer = httpx.get(f"{functions['status']}/status/{document}", headers={"authorization": "x"}, trust_env=False)
+    assert answer.status_code == 503
+    assert f'HTTP 503: HTTP 418 {{"code":"{code}"' in started.output("status")
+
+
 def test_the_key_of_the_caller_is_handed_on(ask: Ask, gateway: Gateway, document: str) -> None:
     """A program with a secret key of the new kind sends it as apikey: then its rights count, without a token."""
     ask(f"/status/{document}", apikey="sb_secret_of_a_caller")

@@ -18,6 +18,7 @@ from processors_v2._local.process import wait_until
 from processors_v2.api import create_router
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
+from tests.python.conftest import connected
 
 # The browser may have to be installed first.
 pytestmark = pytest.mark.timeout(3 * INSTALL_SECONDS + 120)
@@ -27,7 +28,7 @@ SHOWN = [name.replace("_", " ") for name in StageTracker.STAGES]
 
 # Every value that a bar ever has, by the name that it has for those who cannot see it.
 WATCH_BARS = """
-window.bars = {};
+window.bars = {__proto__: null};
 new MutationObserver((records) => {
     for (const {target} of records.filter(({target}) => target.localName === "progress")) {
         (window.bars[target.ariaLabel ?? "document"] ??= []).push(target.getAttribute("value"));
@@ -172,6 +173,47 @@ def test_it_survives_a_reload(open_page: Open, tracker: StageTracker, document: 
     page.reload()
     expect(row(page, "text_extraction")).to_contain_text("OCR engine timeout")
     assert page.locator("body").aria_snapshot() == before
+
+
+@pytest.fixture
+def special(local: LocalSupabase) -> Iterator[str]:
+    """A stage with a name that every object of JavaScript knows, until the end of the test."""
+    with connected(local) as db:
+        db.one("select krai_core.register_stage('constructor')")
+        yield "constructor"
+        db.drop_stage("constructor")
+
+
+def test_a_stage_may_have_a_name_of_javascripts(
+    open_page: Open, tracker: StageTracker, special: str, document: str
+) -> None:
+    """A stage named constructor is a stage like any other, and the others are shown as ever."""
+    tracker.start_stage(document, special)
+    tracker.update_progress(document, special, 45.5)
+    page = open_page(document)
+    expect(row(page, special)).to_contain_text("45.5 %")
+    tracker.complete_stage(document, special)
+    expect(row(page, special)).to_contain_text("✓ done")
+    expect(page.get_by_role("listitem").locator("span")).to_have_text([*SHOWN, special])
+
+
+def test_any_name_of_a_stage_is_only_a_name(
+    open_page: Open, functions: dict[str, str], local: LocalSupabase, document: str
+) -> None:
+    """Whatever a server tells, each stage has a row with its own name and progress, and no name is more than that."""
+    names = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "length", "name", "0", "then"]
+    told = {name: {"status": "processing", "started_at": None, "progress": 7, "error": None} for name in names}
+    told["upload"] = {"status": "constructor", "started_at": "x", "progress": 7, "error": None}
+    answer = {"status": "processing", "current_stage": "__proto__", "progress": 7, "stage_status": told}
+    page = open_page(document, url=functions["status"], token=local.key())
+    expect(page.get_by_role("listitem")).to_have_count(len(SHOWN))
+    page.route("**/status/**", lambda route: route.fulfill(json=answer, headers={"Access-Control-Allow-Origin": "*"}))
+    page.reload()
+    expect(page.locator("#words")).to_contain_text("proto")
+    for name in [*names, "upload"]:
+        bar = page.get_by_role("progressbar", name=name.strip("_"), exact=True)
+        expect(bar).to_have_js_property("value", 7)
+    expect(page.get_by_role("listitem").locator("b").filter(has_text="7 %")).to_have_count(len(names) + 1)
 
 
 def test_it_asks_a_server_without_events(

@@ -116,7 +116,7 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
     thread.join()
     gate.close()
     assert ended
-    odd = "select filename from krai_core.documents where not krai_core._is_sound(stage_status)"
+    odd = "select filename from krai_core.documents where not krai_private.is_sound(stage_status)"
     assert database.rows(odd) == [("failed",)]
     database.run("drop function public.hold() cascade")
     database.migrate()

@@ -140,7 +140,7 @@ def test_sent_as_one_message_what_commits_is_refused(fresh: Fresh, number: str) 
     database.run("rollback")
     assert (database.catalog(), database.contents()) == before
     database.migrate()
-    assert database.value("select bool_and(krai_core._is_sound(stage_status)) from krai_core.documents")
+    assert database.value("select bool_and(krai_private.is_sound(stage_status)) from krai_core.documents")
 
 
 def test_sent_as_one_message_every_other_file_works(fresh: Fresh, server: Any) -> None:
@@ -173,7 +173,7 @@ def test_the_repair_puts_off_what_is_held(fresh: Fresh) -> None:
     database = _ready_to_fill(fresh, 300)
     holder = database.connect()
     holder.execute("begin; update krai_core.documents set language = 'de' where page_count = 5")
-    assert database.value("select o_held from krai_core._repair_batch(null, 300)") == [field.document_id(5)]
+    assert database.value("select o_held from krai_private.repair_batch(null, 300)") == [field.document_id(5)]
     holder.execute("commit")
     database.migrate()
     assert database.stage_status("5.pdf")["upload"]["status"] == "completed"

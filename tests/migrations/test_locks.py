@@ -122,5 +122,5 @@ def test_inserts_go_on_while_20000_documents_are_repaired(fresh: Fresh) -> None:
         "index.sql": 0,
     }
     assert max(held_up.values()) <= 1, held_up
-    query = "select count(*) from krai_core.documents where not krai_core._is_sound(stage_status)"
+    query = "select count(*) from krai_core.documents where not krai_private.is_sound(stage_status)"
     assert database.value(query) == 0

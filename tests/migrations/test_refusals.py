@@ -107,7 +107,7 @@ REFUSALS = {
         create table krai_core.documents (id uuid primary key, filename text);
         create table krai_core.stages (id integer primary key)
         """,
-        "bears a name that the tracker needs: stages",
+        "has a name that the tracker needs: stages",
         "Give it another name",
     ),
 }

@@ -20,8 +20,8 @@ AUDIT = """
     create trigger audit after update on krai_core.documents for each row execute function krai_core.audit()
     """
 REFUSED = "alter table krai_core.documents add constraint named_well check (filename <> 'strings') not valid"
-ODD = "select filename from krai_core.documents where not krai_core._is_sound(stage_status)"
-SOUND = "select krai_core._is_sound(stage_status) from krai_core.documents where filename = %s"
+ODD = "select filename from krai_core.documents where not krai_private.is_sound(stage_status)"
+SOUND = "select krai_private.is_sound(stage_status) from krai_core.documents where filename = %s"
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def test_triggers_are_silent_for_the_repair_alone(fresh: Fresh) -> None:
     database = _before_the_repair(fresh)
     database.run(AUDIT)
     with _may_silence_triggers(database):
-        database.run("begin", "select krai_core._repair_batch(null, 100)")
+        database.run("begin", "select krai_private.repair_batch(null, 100)")
         assert database.value("show session_replication_role") == "origin"
         database.run("update krai_core.documents set file_size = 1 where filename = 'failed'", "commit")
     assert database.value("select count(*) from krai_core.audit") == 1
@@ -183,7 +183,7 @@ def test_what_others_commit_meanwhile_is_not_overwritten(fresh: Fresh) -> None:
 def test_a_row_that_is_held_for_ever_does_not_hold_the_migration(fresh: Fresh) -> None:
     """After its patience the repair ends with a WARNING that names the row and says what to do."""
     database = _before_the_repair(fresh)
-    database.run("alter function krai_core._repair_held set lock_timeout = '50ms'")
+    database.run("alter function krai_private.repair_held set lock_timeout = '50ms'")
     holder = database.connect()
     holder.execute("begin; select from krai_core.documents where filename in ('strings', 'failed') for update")
     database.warnings.clear()

@@ -102,7 +102,7 @@ def test_nothing_odd_is_lost(look: Look, filename: str, path: list[str], value: 
 def test_every_stage_of_every_row_has_the_seven_keys(look: Look) -> None:
     """After the migration each of the eight stages of each document is in the shape of the seven keys."""
     database = look("v1_rows")
-    assert database.value("select bool_and(krai_core._is_sound(stage_status)) from krai_core.documents")
+    assert database.value("select bool_and(krai_private.is_sound(stage_status)) from krai_core.documents")
     for (stage_status,) in database.rows("select stage_status from krai_core.documents"):
         assert {stage for stage in STAGES.split() if set(stage_status[stage]) >= KEYS} == set(STAGES.split())
 

@@ -25,7 +25,7 @@ select (extract(epoch from clock_timestamp()) * 1000000)::bigint,
         r.is_current)
         order by r.id), '[]') from krai_core.stage_runs r)::text,
     (select coalesce(jsonb_agg(jsonb_build_array(t.document_id, t.stage_name)), '[]')
-     from krai_core._ready_stages t)::text,
+     from krai_private.startable_stages t)::text,
     (select coalesce(jsonb_object_agg(s.stage_name, jsonb_build_array(
         s.pending_count, s.processing_count, s.completed_count, s.failed_count, s.skipped_count)), '{}')
      from krai_core.vw_stage_statistics s)::text

@@ -32,9 +32,9 @@ def test_fields_are_described_as_in_the_database(db: Any) -> None:
 def test_the_states_are_those_of_the_database(db: Any, document: str) -> None:
     """Each value of StageState is a state that the database keeps, and no other value is."""
     for state in get_args(StageState):
-        kept = db.one("select krai_core._stage_state(jsonb_build_object('status', %s::text))", state)
+        kept = db.one("select krai_private.stage_state(jsonb_build_object('status', %s::text))", state)
         assert kept == state
-    assert db.one('select krai_core._stage_state(\'{"status": "in_progress"}\')') == "pending"
+    assert db.one('select krai_private.stage_state(\'{"status": "in_progress"}\')') == "pending"
     assert set(db.stage(document, "upload")) == set(StageStatus.__annotations__)
 
 

@@ -94,9 +94,10 @@ class Sql:
         return value
 
     def call(self, function: str, *arguments: object, **named: object) -> Any:
-        """The answer of a function of krai_core."""
+        """The answer of a function, of krai_core unless its schema is named."""
+        function = function if "." in function else f"krai_core.{function}"
         places = ["%s"] * len(arguments) + [f"{name} => %s" for name in named]
-        return self.value(f"select krai_core.{function}({', '.join(places)})", *arguments, *named.values())
+        return self.value(f"select {function}({', '.join(places)})", *arguments, *named.values())
 
     def refused(self, function: str, *arguments: object, **named: object) -> Refusal:
         """The error with which a function of krai_core answers."""

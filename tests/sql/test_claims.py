@@ -117,7 +117,7 @@ def test_the_truth_on_the_document_is_asked_again(service, bypass, status: str) 
     if status == "required stage pending":
         service.done(document, "upload")
         stage = "text_extraction"
-        bypass.edit(document, service.call("_default_stage_status"))
+        bypass.edit(document, service.call("krai_private.default_stage_status"))
     else:
         stored = "completed" if status.startswith('"') else service.stage(document, "upload") | {"status": status}
         bypass.edit(document, service.stage_status(document) | {"upload": stored})
@@ -297,7 +297,7 @@ def test_odd_rows_are_handed_out_and_repaired(service, bypass, column: Any, meta
     if metadata is not None and column != "text":
         assert stage["metadata"] == metadata
     assert service.call("complete_stage", document, "upload", p_claim_id=run["claim_id"]) is True
-    assert service.call("_is_sound", service.stage_status(document)) is True
+    assert service.call("krai_private.is_sound", service.stage_status(document)) is True
 
 
 def test_every_answer_has_the_same_keys(service) -> None:

@@ -169,7 +169,7 @@ def test_a_document_that_is_inserted_as_completed_is_completed_throughout(servic
 def test_any_other_inserted_status_says_nothing_about_stages(service, status: str | None) -> None:
     """Only completed is believed: all else starts with pending stages."""
     document = service.document(processing_status=status)
-    assert service.stage_status(document) == service.call("_default_stage_status")
+    assert service.stage_status(document) == service.call("krai_private.default_stage_status")
 
 
 def test_delete_takes_the_runs_along(service, bring: Callable) -> None:

@@ -13,7 +13,7 @@ from processors_v2.local import LocalSupabase
 
 # What the history holds of changes: the start and the end of each run, and that somebody took it back.
 HISTORY = """
-select r.stage_name, e.change, krai_core._iso(e.at), r.attempt
+select r.stage_name, e.change, krai_private.iso_time(e.at), r.attempt
 from krai_core.stage_runs r
 cross join lateral (values ('started', r.started_at), (r.status, r.finished_at), ('reset', r.reset_at)) e (change, at)
 where r.document_id = %s and e.at is not null and (r.started_at is not null or e.change <> 'cancelled')

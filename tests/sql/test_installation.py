@@ -1,18 +1,16 @@
 """get_installation: whether an installation is whole."""
 
 import datetime as dt
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rights import MATRIX
+from access import listed
 
 from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.local import LocalSupabase
 
-RELATIONS = {"s": "select", "i": "insert", "u": "update", "d": "delete"}
-# Of your own table no more is needed than to read it and to write stage_status; of the others, all that is granted.
-NOT_NEEDED = {("documents", "insert"), ("documents", "delete")}
 REVOKE_ALL = "revoke all on all {kind} in schema krai_core from service_role"
 
 
@@ -42,23 +40,18 @@ def test_a_whole_installation_lacks_nothing(service: Any) -> None:
         "version": SCHEMA_VERSION,
         "missing_objects": [],
         "missing_grants": [],
+        "excess_grants": [],
         "tables_without_rls": [],
+        "leftovers": [],
         "readers_of_documents": {},
     }
 
 
-def test_every_right_that_workers_have_is_missed(told: Any) -> None:
-    """Each right that the matrix gives service_role on what clients and functions use is missed when it is gone."""
-    wanted = {"grant usage on schema krai_core to service_role"}
-    for line in MATRIX.strip().splitlines()[1:]:
-        kind, name, *_, rights = line.split()
-        if kind == "sequence":
-            wanted.add(f"grant select on sequence krai_core.{name} to service_role")
-        elif kind in {"table", "view"}:
-            verbs = {RELATIONS[right] for right in rights}
-            wanted |= {f"{verb} on {name}" for verb in verbs if (name, verb) not in NOT_NEEDED}
-        elif rights == "x" and not name.startswith("_"):
-            wanted.add(f"function {name.partition('(')[0]}")
+def test_every_right_that_workers_have_is_missed(told: Any, owner: Any) -> None:
+    """Each right that the access list gives service_role is missed when it is gone, of functions by their signature."""
+    wanted = {"usage on schema krai_core"}
+    for name, (_, rights) in listed(owner).items():
+        wanted |= {f"{one} on {name}" for one in rights["service_role"] if not name.startswith("krai_private.")}
     missed = told(
         *(REVOKE_ALL.format(kind=kind) for kind in ("tables", "functions", "sequences")),
         "revoke usage on schema krai_core from service_role",
@@ -67,12 +60,12 @@ def test_every_right_that_workers_have_is_missed(told: Any) -> None:
 
 
 def _short(grant: str) -> str:
-    words = grant.split()
-    if words[2] == "on" and words[1] == "execute":
-        return f"function {words[4].partition('(')[0].removeprefix('krai_core.')}"
-    if "table" in words:
-        return f"{words[1]} on {words[words.index('table') + 1].removeprefix('krai_core.')}"
-    return grant
+    match = re.fullmatch(
+        r"grant (\w+)(?: \((\w+)\))? on (?:(schema \w+)|\w+ ([\w.]+)(?:\(.*\))?) to service_role", grant
+    )
+    assert match, grant
+    privilege, column, schema, name = match.groups()
+    return f"{privilege}{' ' + column if column else ''} on {schema or name}"
 
 
 def test_what_is_told_gives_the_rights_back(told: Any) -> None:

@@ -120,7 +120,7 @@ def test_an_odd_stage_that_is_written_directly_is_repaired(
     service.edit(edited, {**service.stage_status(edited), "embedding": stored})
     for document in (edited, inserted):
         assert service.stage(document, "embedding") == expected
-        assert service.call("_is_sound", service.stage_status(document)) is True
+        assert service.call("krai_private.is_sound", service.stage_status(document)) is True
 
 
 @pytest.mark.parametrize("root", ROOT_CASES)
@@ -133,7 +133,7 @@ def test_an_odd_column_that_is_written_directly_is_repaired(service, root: Any) 
         document,
     )
     stages = service.stage_status(document)
-    assert service.call("_is_sound", stages) is True
+    assert service.call("krai_private.is_sound", stages) is True
     if isinstance(root, dict):
         assert {name: stages[name] for name in root if name in ("chunking", "product_extraction")} == {
             name: root[name] for name in root if name in ("chunking", "product_extraction")
@@ -148,7 +148,7 @@ def test_an_sql_null_is_repaired(service) -> None:
     edited, inserted = service.document(), service.document(stage_status=None)
     service.run("update krai_core.documents set stage_status = null where id = %s", edited)
     for document in (edited, inserted):
-        assert service.stage_status(document) == service.call("_default_stage_status")
+        assert service.stage_status(document) == service.call("krai_private.default_stage_status")
 
 
 @pytest.mark.parametrize(("stored", "state", "changes", "keeps_original"), STAGE_CASES)
@@ -160,7 +160,7 @@ def test_readers_take_an_odd_stage_for_what_it_means(
     bypass.edit(document, {**service.stage_status(document), "embedding": stored})
     expected = _expected(stored, state, changes, keeps_original)
     (seen,) = service.rows(
-        "select status, krai_core._stage_state(stage), krai_core._stage_state(krai_core._repaired_stage(stage)) "
+        "select status, krai_private.stage_state(stage), krai_private.stage_state(krai_private.repaired_stage(stage)) "
         "from krai_core.vw_document_stages where document_id = %s and stage_name = 'embedding'",
         document,
     )
@@ -193,7 +193,7 @@ def test_readers_take_an_odd_column_for_what_it_means(service, bypass, root: Any
     status = service.call("get_document_status", document)
     assert {
         name for name, stage in status["stage_status"].items() if isinstance(stage, dict) and set(stage) == KEYS
-    } == set(service.call("_default_stage_status"))
+    } == set(service.call("krai_private.default_stage_status"))
     assert (status["status"], status["progress"]) == (("processing", 12.5) if done else ("pending", 0))
     assert service.call("get_current_stage", document) == ("text_extraction" if done else "upload")
     assert service.call("can_start_stage", document, "upload") is not done
@@ -237,7 +237,7 @@ def test_every_writer_bears_an_odd_stage_and_heals_the_row(service, bypass, func
             continue
         stages = service.stage_status(document)
         assert stages["further"] == "left alone"
-        assert service.call("_is_sound", stages) is True, name
+        assert service.call("krai_private.is_sound", stages) is True, name
         if keeps_original:
             assert _has_v1([stages, service.runs(document, "embedding")], stored), name
 
@@ -266,7 +266,7 @@ def test_every_writer_bears_an_odd_column(service, bypass, root: Any, function: 
     else:
         assert service.call(function, document, "embedding", *WRITERS[function]) is True
     if service.everything(document) != before:
-        assert service.call("_is_sound", service.stage_status(document)) is True
+        assert service.call("krai_private.is_sound", service.stage_status(document)) is True
 
 
 def test_a_second_odd_edit_loses_neither_the_first_original_nor_its_own(service) -> None:

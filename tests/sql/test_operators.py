@@ -59,7 +59,7 @@ def test_failed_stages_are_retried_by_filter(service, failures: dict, filters: d
 def test_what_failed_before_a_time_stays(service, failures: dict) -> None:
     """p_since takes failures from that instant on."""
     since = service.value(
-        "select krai_core._time_or_null(%s)", service.stage(failures["ink"], "upload")["completed_at"]
+        "select krai_private.time_or_null(%s)", service.stage(failures["ink"], "upload")["completed_at"]
     )
     assert _found(service.call("retry_failed", p_since=since, p_dry_run=True), failures) == {"ink", "ocr"}
     assert _found(service.call("retry_failed", p_since=since), failures) == {"ink", "ocr"}

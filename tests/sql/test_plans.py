@@ -14,41 +14,45 @@ CLAIM = uuid.UUID(int=77)
 # Finished, failed, half done and new ones; built without triggers, since they came long ago.
 BUILD = """
 insert into krai_core.documents (filename, stage_status)
-select 'manual ' || n || '.pdf', krai_core._default_stage_status() || case
+select 'manual ' || n || '.pdf', krai_private.default_stage_status() || case
     when n % 10 < 6 then (
-        select jsonb_object_agg(s.name, krai_core._pending_stage() || jsonb_build_object(
+        select jsonb_object_agg(s.name, krai_private.pending_stage() || jsonb_build_object(
             'status', case when s.name = 'image_processing' and n % 20 = 1 then 'skipped' else 'completed' end,
-            'completed_at', krai_core._iso(t.at + s.position * interval '1 s'), 'duration_seconds', s.position + n % 7))
+            'completed_at', krai_private.iso_time(t.at + s.position * interval '1 s'), 'duration_seconds', s.position + n % 7))
         from krai_core.stages s)
     when n % 10 < 8 then jsonb_build_object('upload', done.stage, 'text_extraction', case n % 10
-        when 6 then krai_core._pending_stage() || jsonb_build_object(
-            'status', 'failed', 'completed_at', krai_core._iso(t.at),
+        when 6 then krai_private.pending_stage() || jsonb_build_object(
+            'status', 'failed', 'completed_at', krai_private.iso_time(t.at),
             -- Few kinds, so that for one of them it would do to read them all.
             'error', format('page %s of a %s is empty', n, (array['manual', 'catalogue', 'leaflet'])[n % 3 + 1]))
-        else krai_core._pending_stage() end)
+        else krai_private.pending_stage() end)
     else '{}' end
 from generate_series(1, 20000) n
 cross join lateral (select '2025-10-04T08:00:00Z'::timestamptz + n * interval '1 min' as at) t
 cross join lateral (
-    select krai_core._pending_stage()
-        || jsonb_build_object('status', 'completed', 'completed_at', krai_core._iso(t.at)) as stage
+    select krai_private.pending_stage()
+        || jsonb_build_object('status', 'completed', 'completed_at', krai_private.iso_time(t.at)) as stage
 ) done;
 insert into krai_core.stage_runs (document_id, stage_name, status, finished_at, error, error_fingerprint, is_current)
 select d.id, s.key, case k.n when 1 then s.value ->> 'status' else 'released' end,
     (s.value ->> 'completed_at')::timestamptz, s.value ->> 'error',
-    krai_core._error_fingerprint(s.value ->> 'error'), k.n = 1
+    krai_private.error_fingerprint(s.value ->> 'error'), k.n = 1
 from krai_core.documents d
 cross join lateral jsonb_each(d.stage_status) s
 -- Each upload has been given back once.
 cross join generate_series(0, 1) k (n)
 where s.value ->> 'status' in ('completed', 'failed', 'skipped') and (k.n = 1 or s.key = 'upload');
 insert into krai_core.stage_runs (document_id, stage_name, status, available_at)
-select t.document_id, t.stage_name, 'ready', now() from krai_core._ready_stages t where not t.is_failed;
+select t.document_id, t.stage_name, 'ready', now() from krai_private.startable_stages t where not t.is_failed;
 """
 SCANS = """
 select c.relname::text, pg_stat_get_xact_numscans(c.oid) from pg_class c
 where c.relnamespace = 'krai_core'::regnamespace and c.relkind in ('r', 'i')
 """
+
+
+def _schema_of(question: str) -> str:
+    return "krai_private" if question.startswith("derive_") else "krai_core"
 
 
 @dataclass
@@ -96,7 +100,7 @@ class Asked:
             with self._connection.transaction(force_rollback=True):
                 before = self._scans()
                 plan = self._one(
-                    f"explain (analyze, buffers, format json) select krai_core.{question.format(**self._words)}"
+                    f"explain (analyze, buffers, format json) select {_schema_of(question)}.{question.format(**self._words)}"
                 )[0]["Plan"]
                 after = self._scans()
         scanned = {name for name, count in after.items() if count > before[name]}
@@ -160,7 +164,7 @@ QUESTIONS = [
     ("get_documents_ready_for('upload')", "stage_runs_ready", 700),
     ("claim_stages('upload', 'w', 10)", "stage_runs_ready", 2000),
     ("claim_stages('upload', 'w', 10, null, '{claim}')", "stage_runs_claim", 8000),
-    ("_derive_ready_runs(array['{waiting}'::uuid])", "stage_runs_superseded_of_document", 100),
+    ("derive_ready_runs(array['{waiting}'::uuid])", "stage_runs_superseded_of_document", 100),
     ("prune_runs('1 day', true, 100)", "stage_runs_superseded", 2000),
     ("retry_failed('text_extraction', p_limit => 10, p_dry_run => true)", "idx_documents_stage_status", 12000),
 ]
@@ -192,7 +196,7 @@ def test_the_next_pages_cost_as_much_as_the_first(asked: Asked) -> None:
     """Behind 5,000 documents a page touches as many pages of the table as at the beginning."""
     first = asked.ask("list_documents('upload', 'completed', 50)").pages
     deep = asked._one(
-        "select format('%s %s', krai_core._iso(finished_at), id) from krai_core.stage_runs "
+        "select format('%s %s', krai_private.iso_time(finished_at), id) from krai_core.stage_runs "
         "where stage_name = 'upload' and status = 'completed' order by finished_at desc offset 5000 limit 1"
     )
     assert asked.ask(f"list_documents('upload', 'completed', 50, '{deep}')").pages <= first + 50

@@ -251,7 +251,7 @@ def test_of_two_direct_edits_the_later_stands(
     waiting.outcome()
     assert service.stage(document, "upload")["metadata"] == {"v1": "in_progress"}
     assert [run["status"] for run in service.runs(document, "upload")] == ["cancelled", "completed", "ready"]
-    assert service.call("_is_sound", service.stage_status(document)) is True
+    assert service.call("krai_private.is_sound", service.stage_status(document)) is True
 
 
 def test_two_edits_of_single_keys_both_stand(
@@ -344,7 +344,7 @@ def test_sessions_of_different_zones_agree_on_the_duration(
     ender.call("complete_stage", document, "upload", p_claim_id=uuid.UUID(int=7))
     stages = starter.stage_status(claimless)
     # A start that only the column knows, as an edit leaves it.
-    started = starter.value("select krai_core._iso(clock_timestamp())")
+    started = starter.value("select krai_private.iso_time(clock_timestamp())")
     starter.edit(claimless, stages | {"upload": stages["upload"] | {"status": "processing", "started_at": started}})
     ender.call("complete_stage", claimless, "upload")
     for one in (document, claimless):

@@ -85,7 +85,7 @@ def test_many_documents_in_one_statement(alone) -> None:
         """
         insert into krai_core.documents (filename, stage_status)
         select 'x.pdf', case n % 4
-            when 0 then krai_core._default_stage_status()
+            when 0 then krai_private.default_stage_status()
             when 1 then '{"upload": "completed"}'
             when 2 then '{"upload": {"status": "completed"}, "storage": "skipped"}'
             else '{"upload": {"status": "failed"}}' end
@@ -181,7 +181,9 @@ def test_a_failed_retry_waits_for_what_it_requires(service, outcome: Callable) -
     assert _ready(service, document) == AFTER_UPLOAD
     retry = service.runs(document, "text_extraction")[-1]
     assert retry["attempt"] == 2
-    assert service.value("select krai_core._iso(%s::timestamptz)", retry["available_at"]) == answer["next_retry_at"]
+    assert (
+        service.value("select krai_private.iso_time(%s::timestamptz)", retry["available_at"]) == answer["next_retry_at"]
+    )
 
 
 @pytest.mark.triggers_off

@@ -131,7 +131,7 @@ def test_a_stage_that_was_set_to_processing_long_ago_is_taken_over_at_once(servi
 def test_a_stage_that_is_set_to_processing_by_hand_gets_a_run(alone, given: str, of_stage: int, lease: int) -> None:
     """processing written by hand is held like a plain start, for an hour at least, and can be ended by anybody."""
     alone.run("update krai_core.stages set lease_seconds = %s where name = 'upload'", of_stage)
-    started = alone.value("select krai_core._iso(clock_timestamp() - interval '10 s')")
+    started = alone.value("select krai_private.iso_time(clock_timestamp() - interval '10 s')")
     stages = {"upload": {"status": "processing", "started_at": started}}
     document = alone.document(**({"stage_status": stages} if given == "insert" else {}))
     if given == "edit":

@@ -50,7 +50,7 @@ def test_every_call_leaves_exactly_seven_keys_in_their_types(
     service.attempt(function, document, "upload", *arguments)
     stages = service.stage_status(document)
     assert all(set(stage) == KEYS for stage in stages.values())
-    assert service.call("_is_sound", stages) is True
+    assert service.call("krai_private.is_sound", stages) is True
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York", "Asia/Kathmandu"])
@@ -85,7 +85,7 @@ def test_times_are_those_of_the_call_and_not_of_its_transaction(connect: Callabl
     session = connect()
     document = session.document()
     with session.connection.transaction():
-        begun = session.value("select krai_core._iso(now())")
+        begun = session.value("select krai_private.iso_time(now())")
         session.call("start_stage", document, "upload")
         session.call("complete_stage", document, "upload")
     stage = session.stage(document, "upload")
@@ -101,7 +101,7 @@ def test_a_clock_that_was_set_back_gives_no_negative_duration(service, bypass) -
     )
     service.call("complete_stage", document, "upload")
     assert service.stage(document, "upload")["duration_seconds"] == 0
-    assert service.call("_is_sound", service.stage_status(document)) is True
+    assert service.call("krai_private.is_sound", service.stage_status(document)) is True
 
 
 def test_start_begins_a_clean_processing_stage(service, moment: Callable) -> None:

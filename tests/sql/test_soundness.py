@@ -92,10 +92,10 @@ given_stages = hypothesis.settings(max_examples=600, deadline=None, derandomize=
 @given_columns
 @hypothesis.given(column=columns)
 def test_sound_is_exactly_what_repair_leaves_alone(service, column: Any) -> None:
-    """_is_sound(x) where and only where _repaired(x) = x; and what was repaired is sound and stays as it is."""
+    """is_sound(x) where and only where repaired_stages(x) = x; and what was repaired is sound and stays as it is."""
     sound, same, repaired_is_sound, repaired_stays = service.rows(
-        "select krai_core._is_sound(x), krai_core._repaired(x) = x, krai_core._is_sound(krai_core._repaired(x)), "
-        "krai_core._repaired(krai_core._repaired(x)) = krai_core._repaired(x) from (select %s::text::jsonb) given (x)",
+        "select krai_private.is_sound(x), krai_private.repaired_stages(x) = x, krai_private.is_sound(krai_private.repaired_stages(x)), "
+        "krai_private.repaired_stages(krai_private.repaired_stages(x)) = krai_private.repaired_stages(x) from (select %s::text::jsonb) given (x)",
         json.dumps(column),
     )[0]
     assert sound is same
@@ -113,7 +113,7 @@ def test_the_view_and_the_function_read_the_same_state(service, stage: Any) -> N
         "(select gen_random_uuid() as id, jsonb_build_object('upload', x) as stage_status from given) d",
     )
     rows = service.rows(
-        f"select status, krai_core._stage_state(stage), krai_core._repaired_stage(stage) ->> 'status' "
+        f"select status, krai_private.stage_state(stage), krai_private.repaired_stage(stage) ->> 'status' "
         f"from ({query}) v where stage_name = 'upload'",
         json.dumps(stage),
     )
@@ -125,7 +125,7 @@ def test_the_view_and_the_function_read_the_same_state(service, stage: Any) -> N
 @hypothesis.given(stage=stages)
 def test_a_repaired_stage_has_the_seven_keys_and_loses_nothing(service, stage: Any) -> None:
     """Repair gives the seven keys in their types; metadata stays, and a value that was replaced is in metadata.v1."""
-    repaired = service.value("select krai_core._repaired_stage(%s::text::jsonb)", json.dumps(stage))
+    repaired = service.value("select krai_private.repaired_stage(%s::text::jsonb)", json.dumps(stage))
     kept = service.value("select %s::text::jsonb", json.dumps(stage))
     assert set(repaired) >= set(odd_values)
     if not isinstance(kept, dict):
@@ -156,4 +156,4 @@ def test_repair_does_not_depend_on_the_session(connect, zone: str, style: str) -
         ("2025-10-04 08:00:00", "2025-10-04T08:00:00.000000Z"),
         ("04/10/2025 08:00", "2025-04-10T08:00:00.000000Z"),
     ):
-        assert session.value("select krai_core._iso(krai_core._time_or_null(%s))", text) == meant
+        assert session.value("select krai_private.iso_time(krai_private.time_or_null(%s))", text) == meant

@@ -205,7 +205,9 @@ def test_workers_are_told_with_what_they_hold(alone) -> None:
     assert set(anna) == {"worker", "running", "stalled", "stages", "oldest_started_at", "last_heartbeat_at"}
     assert (anna["running"], anna["stalled"]) == (4, 1)
     assert anna["stages"] == {"storage": 3, "embedding": 1}
-    oldest = alone.value("select krai_core._iso(min(started_at)) from krai_core.stage_runs where worker = 'anna'")
+    oldest = alone.value(
+        "select krai_private.iso_time(min(started_at)) from krai_core.stage_runs where worker = 'anna'"
+    )
     assert anna["oldest_started_at"] == oldest
     assert (workers["bert"]["running"], workers["bert"]["stalled"]) == (1, 0)
 
@@ -235,7 +237,9 @@ def test_the_oldest_that_waits_is_told_per_stage(alone) -> None:
     starve(alone, old, 300)
     said = alone.call("get_stage_statistics")["stages"]
     assert 300 <= said["upload"]["oldest_waiting"] < 330
-    due = alone.value("select krai_core._iso(available_at) from krai_core.stage_runs where document_id = %s", old)
+    due = alone.value(
+        "select krai_private.iso_time(available_at) from krai_core.stage_runs where document_id = %s", old
+    )
     assert said["upload"]["oldest_waiting_at"] == due
     assert said["storage"]["oldest_waiting"] is None
     alone.call("set_priority", new, 10)

@@ -71,10 +71,121 @@ def test_a_file_above_the_working_directory_is_found(clean: Path, monkeypatch: p
 
 
 def test_the_environment_wins_over_the_file(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable of the environment counts before the same one in .env, each by itself."""
-    (clean / ".env").write_text(f"SUPABASE_URL={URL}\nSUPABASE_KEY=sb_secret_file\n", encoding="utf-8")
+    """URL and key of the environment count before those in .env, whatever the names of the keys."""
+    (clean / ".env").write_text(f"SUPABASE_URL={OTHER}\nSUPABASE_SECRET_KEY=sb_secret_file\n", encoding="utf-8")
+    monkeypatch.setenv("SUPABASE_URL", URL)
     monkeypatch.setenv("SUPABASE_KEY", "sb_secret_environment")
-    assert key_of(StageTracker.from_env()) == "sb_secret_environment"
+    tracker = StageTracker.from_env()
+    assert (key_of(tracker), str(tracker.supabase.supabase_url).rstrip("/")) == ("sb_secret_environment", URL)
+
+
+OTHER = "https://somebody-elses.example"
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "taken"),
+    [
+        ("SUPABASE_URL={other}", {"SUPABASE_KEY": "sb_secret_e"}, None),
+        ("SUPABASE_URL={other}\nSUPABASE_KEY=sb_secret_f", {"SUPABASE_KEY": "sb_secret_e"}, None),
+        ("SUPABASE_URL={other}\nSUPABASE_KEY=sb_secret_f", {"SUPABASE_URL": "{url}"}, None),
+        ("SUPABASE_URL={url}\nSUPABASE_KEY=sb_secret_f", {"SUPABASE_KEY": "sb_secret_f"}, "sb_secret_f"),
+        ("SUPABASE_URL={url}/\nSUPABASE_KEY=sb_secret_f", {"SUPABASE_URL": "{url}"}, "sb_secret_f"),
+        ("SUPABASE_KEY=sb_secret_f", {"SUPABASE_URL": "{url}"}, "sb_secret_f"),
+        ("SUPABASE_URL={url}\nSUPABASE_KEY=sb_secret_f", {"SUPABASE_URL": "", "SUPABASE_KEY": " "}, "sb_secret_f"),
+    ],
+    ids=["key to a file", "another key", "another url", "the same key", "the same url", "no other url", "empty"],
+)
+def test_a_key_goes_to_no_url_of_another_place(
+    clean: Path, monkeypatch: pytest.MonkeyPatch, file: str, environment: dict[str, str], taken: str | None
+) -> None:
+    """URL and key of two places may be of two projects: that is refused, naming both places and what to set.
+
+    Only where the places do not disagree are they taken together: they say the same, or the file with the key has no
+    URL.
+    """
+    (clean / ".env").write_text(file.format(url=URL, other=OTHER), encoding="utf-8")
+    (clean / "backend").mkdir()
+    monkeypatch.chdir(clean / "backend")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(url=URL))
+    if taken is not None:
+        assert key_of(StageTracker.from_env()) == taken
+        return
+    with pytest.raises(ConfigurationError, match=r"may be of two projects\. Set both in one place: ") as caught:
+        StageTracker.from_env()
+    said = str(caught.value)
+    assert f"{clean / '.env'}" in said
+    assert ("SUPABASE_URL comes from the environment" in said) == ("SUPABASE_URL" in environment)
+    assert (" SUPABASE_KEY in the environment" in said) == ("SUPABASE_URL" in environment)
+    assert "sb_secret" not in said
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotation_marks_that_an_environment_keeps_are_taken_off(monkeypatch: pytest.MonkeyPatch, quote: str) -> None:
+    """Some readers of env files, such as docker's, hand on the marks around a value."""
+    monkeypatch.setenv("SUPABASE_URL", f"{quote}{URL}{quote}\n")
+    monkeypatch.setenv("SUPABASE_KEY", f" {quote}sb_secret_x {quote}")
+    tracker = StageTracker.from_env()
+    assert (key_of(tracker), str(tracker.supabase.supabase_url).rstrip("/")) == ("sb_secret_x", URL)
+    monkeypatch.setenv("SUPABASE_SECRET_KEYS", f'{quote}{{"default": "sb_secret_y"}}{quote}')
+    assert key_of(StageTracker.from_env()) == "sb_secret_y"
+
+
+@pytest.mark.parametrize("value", ['"{}', "{}'", "“{}”", "`{}`", "\"{}'"])
+@pytest.mark.parametrize("name", ["SUPABASE_URL", "SUPABASE_KEY"])
+def test_other_quotation_marks_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """One alone, or such as a word processor makes, is told with the name of the variable and without its value."""
+    for variable, plain in {"SUPABASE_URL": URL, "SUPABASE_KEY": "sb_secret_x"}.items():
+        monkeypatch.setenv(variable, value.format(plain) if variable == name else plain)
+    with pytest.raises(
+        ConfigurationError, match=f"{name} in the environment begins or ends with a quotation"
+    ) as caught:
+        StageTracker.from_env()
+    assert "sb_secret_x" not in str(caught.value)
+
+
+LINES = f"SUPABASE_URL={URL}\nSUPABASE_KEY=sb_secret_größe\n"
+
+
+@pytest.mark.parametrize("content", [LINES.encode("utf-16"), LINES.encode("utf-16-le"), LINES.encode("latin-1")])
+def test_a_file_that_is_not_utf_8_is_named(clean: Path, content: bytes) -> None:
+    """The sentence names the file and what to do, and holds nothing of what stands in it; nor does its context."""
+    (clean / ".env").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8\. Save it as UTF-8, or take it away") as caught:
+        StageTracker.from_env()
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    assert str(clean / ".env") in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_letter(clean: Path) -> None:
+    """A file as editors on Windows save it is read."""
+    (clean / ".env").write_text(LINES.replace("größe", "x"), encoding="utf-8-sig")
+    assert key_of(StageTracker.from_env()) == "sb_secret_x"
+
+
+def test_a_file_that_may_not_be_read_is_named(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error in one sentence; and none at all where the environment has both."""
+    (clean / ".env").write_text(LINES, encoding="utf-8")
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ConfigurationError, match=r"\.env: Permission denied\. Make it readable"):
+        StageTracker.from_env()
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("SUPABASE_KEY", "sb_secret_x")
+    assert key_of(StageTracker.from_env()) == "sb_secret_x"
+
+
+def test_a_working_directory_that_is_gone_has_no_file(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing then is told as ever."""
+    gone = clean / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigurationError, match="SUPABASE_URL is missing"):
+        StageTracker.from_env()
 
 
 @pytest.mark.parametrize("url", [None, "", "abcdefghijkl.supabase.co", "postgresql://localhost/postgres"])

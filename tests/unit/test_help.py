@@ -43,7 +43,7 @@ def test_the_version_is_told(run: Any) -> None:
     """--version names the client and the SQL that it is made for."""
     done = run("--version")
     assert done.code == 0
-    assert re.fullmatch(r"stage-tracker \S+, for version \d+\.\d+ of the SQL\n", done.out)
+    assert re.fullmatch(r"stage-tracker \S+, for version \d+(\.\d+)+ of the SQL\n", done.out)
 
 
 def test_the_app_is_one_of_typer() -> None:

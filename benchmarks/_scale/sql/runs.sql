@@ -3,7 +3,7 @@ insert into krai_core.stage_runs (document_id, stage_name, status, attempt, avai
     heartbeat_at, started_at, finished_at, closed_by_holder, error, error_fingerprint, progress, metadata, retry_at, is_current, opens_claim)
 select r.document_id, r.stage_name, r.status, r.attempt, r.available_at, r.claim_id, r.worker, r.lease_seconds, r.lease_expires_at,
     case when r.lease_seconds is not null then r.started_at end, r.started_at, r.finished_at, r.by_holder, r.error,
-    case when r.status in ('failed', 'lost') then krai_core._error_fingerprint(r.error) end, r.progress, r.metadata, r.retry_at, r.is_current, r.claim_id is not null
+    case when r.status in ('failed', 'lost') then krai_private.error_fingerprint(r.error) end, r.progress, r.metadata, r.retry_at, r.is_current, r.claim_id is not null
 from (
     select p.position, p.document_id, p.stage_name, p.before as status, 1 as attempt, p.ready_at as available_at, md5('before ' || p.claim_id)::uuid as claim_id,
         p.worker, case p.before when 'failed' then null else 300 end as lease_seconds,

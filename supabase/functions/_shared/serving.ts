@@ -17,10 +17,16 @@ const HEADERS = {
 // Longer than the statement timeout of a hosted project, after which PostgREST answers by itself.
 const PATIENCE_MS = 10_000;
 
-// The codes of PostgREST that say something about the question, beside its refusals.
-const STATUS_OF_CODE: Record<string, number> = { PT404: 404, "22P02": 422 };
+// The codes of PostgREST that say something about the question or the token, beside its refusals. By names from outside:
+// a Map, because an object knows such names as "constructor" before they come.
+const STATUS_OF_CODE = new Map([["PT404", 404], ["22P02", 422], ["22023", 401]]);
 // What no SQL function of ours raises has no word of its own.
-const WORD_OF_CODE: Record<string, string> = { "22P02": "invalid_document_id" };
+const WORD_OF_CODE = new Map([["22P02", "invalid_document_id"]]);
+// It has the same code as a right that a role lacks.
+const NO_ROLE_OF_CALLERS = "permission denied to set role";
+// What servers say of a token that is too long for them, in words of their own.
+const TOO_LONG = [400, 413, 414, 431];
+const USUAL_TOKEN = 4096;
 const REFUSED = [401, 403];
 
 const HEADERS_OF_STATUS: Record<number, Record<string, string>> = {
@@ -61,6 +67,9 @@ export async function answer(request: Request, route: URLPattern, name: string):
   try {
     const answered = await call(name, parameters as Record<string, string>, request.headers);
     const body = await answered.text();
+    if (isTooLong(answered.status, body, request.headers)) {
+      return failure(401, { detail: "the token is too long", hint: "Keep its claims short", error: null });
+    }
     // A body that is no JSON is not PostgREST's, whatever its status.
     const told = JSON.parse(body);
     return answered.ok ? await success(body, request.headers) : refusal(answered.status, told);
@@ -98,13 +107,20 @@ async function success(body: string, caller: Headers): Promise<Response> {
 
 function refusal(status: number, told: Record<string, string | null>): Response {
   const { code, message, hint, details } = told;
-  const known = STATUS_OF_CODE[code ?? ""] ?? (REFUSED.includes(status) ? status : null);
+  const refused = message?.startsWith(NO_ROLE_OF_CALLERS) ? 401 : REFUSED.includes(status) ? status : null;
+  const known = STATUS_OF_CODE.get(code ?? "") ?? refused;
   if (known === null) {
     return unavailable(`HTTP ${status} ${JSON.stringify(told)}`);
   }
   // Our SQL functions put a word into DETAIL, with further values.
-  const error = details?.startsWith("{") ? JSON.parse(details).error : WORD_OF_CODE[code ?? ""];
+  const error = details?.startsWith("{") ? JSON.parse(details).error : WORD_OF_CODE.get(code ?? "");
   return failure(known, { detail: message ?? "", hint: hint ?? null, error: error ?? null });
+}
+
+/** Whether a server before PostgREST, or PostgREST before it reads anything, refuses the length of the token. */
+function isTooLong(status: number, body: string, caller: Headers): boolean {
+  const token = caller.get("authorization") ?? "";
+  return TOO_LONG.includes(status) && token.length > USUAL_TOKEN && !body.startsWith("{");
 }
 
 function unavailable(reason: unknown): Response {

@@ -55,7 +55,9 @@ def _exercise(database: Any) -> None:
     session.execute("begin")
     for index in ("stage_runs_failures", "stage_runs_failed", "stage_runs_document_open_stage"):
         session.execute(f"drop index krai_core.{index}")
-    session.execute("select krai_core.list_documents(p_fingerprint => krai_core._error_fingerprint('disk full')::text)")
+    session.execute(
+        "select krai_core.list_documents(p_fingerprint => krai_private.error_fingerprint('disk full')::text)"
+    )
     session.execute("select count(*) from krai_core.stage_runs where status = 'running' and stage_name = 'upload'")
     session.execute("rollback")
     # A session tells the server what it used when it ends.

@@ -40,7 +40,7 @@ def test_a_push_that_was_refused_can_be_repeated(fresh: Fresh, project: Any) -> 
     database.run("create view public.dashboard as select stage_name from krai_core.vw_stage_statistics")
     before = database.contents()
     said = " ".join(project.push(database, fails=True).split())
-    assert "view dashboard uses krai_core.vw_stage_statistics. Keep the definition of yours" in said
+    assert "view dashboard uses krai_core.vw_stage_statistics. Save the definition of yours" in said
     assert database.contents() == before
     database.run("drop view public.dashboard")
     project.push(database)
@@ -85,4 +85,4 @@ def test_a_long_backfill_outlives_the_statement_timeout_of_the_role(fresh: Fresh
         "create trigger slow before update on krai_core.documents for each row execute function public.slow()",
     )
     project.push(database)
-    assert database.value("select bool_and(krai_core._is_sound(stage_status)) from krai_core.documents")
+    assert database.value("select bool_and(krai_private.is_sound(stage_status)) from krai_core.documents")

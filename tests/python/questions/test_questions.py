@@ -382,7 +382,7 @@ def test_an_explanation_has_the_keys_of_its_type(tracker: StageTracker, document
     told = tracker.explain_stage(document, "embedding")
     assert set(told) == set(get_type_hints(models.StageExplanation))
     assert told["waits_for"] == [{"stage": "text_extraction", "status": "pending"}]
-    assert told["message"] == "It waits for text_extraction (pending)."
+    assert told["message"] == "Waiting for text_extraction (pending)."
 
 
 def test_ready_documents_come_in_pages(

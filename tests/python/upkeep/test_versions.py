@@ -46,7 +46,7 @@ def test_client_and_migrations_name_the_same_version(tracker: StageTracker) -> N
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        ("0.0", "Apply the newer migrations: stage-tracker init, then supabase db push"),
+        ("0.0", "Apply the newer migrations: stage-tracker init --update, then supabase db push"),
         ("99.0", "Install the newer client: pip install --upgrade stage-tracker"),
         ("0.10", "Install the newer client"),
     ],

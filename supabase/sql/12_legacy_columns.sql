@@ -1,0 +1,110 @@
+-- Legacy columns: processing_status and processing_stage of documents follow the stages, where the table has them as text.
+--
+--   follow_legacy_columns     brings both up to date for some documents
+--   follow_processing_status, follow_processing_stage     one column each; a function without a body where there is no column
+--
+-- Rules
+--   * Written only when the status of a stage changes, and never by the migration.
+--   * A value that the table refuses (check, trigger, length) is left as it is, with a WARNING; the stage goes on.
+-- Lock order: documents, which the caller has locked.
+
+-- Which of the two a table has is decided here, once, so that each body is plain SQL.
+do $$
+begin
+    if exists (
+        select from pg_catalog.pg_attribute a
+        join pg_catalog.pg_type t on t.oid = a.atttypid and t.typcategory = 'S' and t.typtype = 'b'
+        where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status'
+          and not a.attisdropped and a.attgenerated = ''
+    ) then
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        returns void
+        language plpgsql volatile
+        set search_path = ''
+        set plan_cache_mode = force_generic_plan
+        set enable_seqscan = off
+        set enable_hashjoin = off
+        set enable_mergejoin = off
+        set jit = off
+        as $body$
+        begin
+            if p_started then
+                -- What is processing stays so, and nothing of it has to be unpacked.
+                p_document_ids := array(
+                    select d.id from krai_core.documents d
+                    where d.id = any (p_document_ids) and d.processing_status is distinct from 'processing');
+            end if;
+            if p_document_ids <> '{}' then
+                update krai_core.documents d
+                set processing_status = v.document_status
+                from krai_core.vw_documents_by_stage v
+                where v.id = any (p_document_ids) and d.id = any (array[v.id])
+                  and d.processing_status is distinct from v.document_status;
+            end if;
+        exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
+            raise warning 'krai_core.documents.processing_status was left as it is: %', sqlerrm;
+        end;
+        $body$;
+    else
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        returns void
+        language plpgsql volatile
+        set search_path = ''
+        as 'begin end;';
+    end if;
+    if exists (
+        select from pg_catalog.pg_attribute a
+        join pg_catalog.pg_type t on t.oid = a.atttypid and t.typcategory = 'S' and t.typtype = 'b'
+        where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_stage'
+          and not a.attisdropped and a.attgenerated = ''
+    ) then
+        create or replace function krai_private.follow_processing_stage(p_document_ids uuid[]) returns void
+        language plpgsql volatile
+        set search_path = ''
+        set plan_cache_mode = force_generic_plan
+        set enable_seqscan = off
+        set enable_hashjoin = off
+        set enable_mergejoin = off
+        set jit = off
+        as $body$
+        begin
+            update krai_core.documents d
+            set processing_stage = v.current_stage
+            from krai_core.vw_documents_by_stage v
+            where v.id = any (p_document_ids) and d.id = any (array[v.id])
+              and d.processing_stage is distinct from v.current_stage;
+        exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
+            raise warning 'krai_core.documents.processing_stage was left as it is: %', sqlerrm;
+        end;
+        $body$;
+    else
+        create or replace function krai_private.follow_processing_stage(p_document_ids uuid[]) returns void
+        language plpgsql volatile
+        set search_path = ''
+        as 'begin end;';
+    end if;
+end $$;
+comment on function krai_private.follow_processing_status(uuid[], boolean) is
+'Sets processing_status (pending, processing, completed or failed) of documents; does nothing where the table has no such
+column of text. p_started: as in follow_legacy_columns.';
+comment on function krai_private.follow_processing_stage(uuid[]) is
+'Sets processing_stage (the current stage, or completed) of documents; does nothing where the table has no such column.';
+
+create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_started boolean default false)
+returns void
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_writer text := coalesce(current_setting('krai_core.writer', true), '');
+begin
+    -- As for progress: no stage changes its status by this, so the triggers have nothing to do.
+    perform set_config('krai_core.writer', 'progress', true);
+    perform krai_private.follow_processing_status(p_document_ids, p_started);
+    perform krai_private.follow_processing_stage(p_document_ids);
+    perform set_config('krai_core.writer', v_writer, true);
+end;
+$$;
+comment on function krai_private.follow_legacy_columns(uuid[], boolean) is
+'Brings processing_status and processing_stage of documents up to date with their stages.
+p_started: nothing has happened but that stages started. Security definer, because service_role may have no right to write these columns.';
