@@ -19,7 +19,7 @@ import psycopg
 
 from benchmarks._drain.floor import drop_triggers
 from benchmarks._shared.bench import Bench
-from processors_v2 import _calls
+from processors_v2._calls import queue
 from processors_v2._local import project
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
@@ -147,7 +147,7 @@ def claim_in_turns(trackers: dict[int, StageTracker], times: dict[tuple[int, int
     for batch, claims in CLAIMS.items():
         for turn in range(claims):
             for backlog in sorted(trackers, reverse=turn % 2 == 0):
-                call = _calls.claim_stages([STAGE], "bulk", batch, LEASE_SECONDS, uuid.uuid4())
+                call = queue.claim_stages([STAGE], "bulk", batch, LEASE_SECONDS, uuid.uuid4())
                 begin = time.perf_counter()
                 # claim() would keep the runs alive, too.
                 claimed = trackers[backlog]._transport.send(call)  # noqa: SLF001

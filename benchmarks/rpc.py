@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from benchmarks._shared.bench import Bench
-from processors_v2._calls import Call
+from processors_v2._calls.call import Call
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageContext, StageTracker
 

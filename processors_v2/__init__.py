@@ -12,5 +12,5 @@ import pkgutil
 # names with a leading underscore, so that a models.py of theirs is not taken for ours. Another copy of this package,
 # installed beside a clone of it, is not mixed with this one.
 __path__ = [
-    folder for folder in pkgutil.extend_path(__path__, __name__) if not pathlib.Path(folder, "_calls.py").exists()
+    folder for folder in pkgutil.extend_path(__path__, __name__) if not pathlib.Path(folder, "_errors.py").exists()
 ] + __path__

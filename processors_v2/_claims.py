@@ -7,7 +7,7 @@ from collections import OrderedDict
 _MOST = 10_000
 
 
-class Claims:
+class ClaimIds:
     """Claim ids by document id and stage name; may be shared by threads.
 
     A claim is there to be started once: two callers who start the same stage must not both be told that it is theirs.

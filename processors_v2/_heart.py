@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from processors_v2 import _calls
+from processors_v2._calls import queue as queue_calls
+from processors_v2._calls import runs as runs_calls
 from processors_v2._errors import DatabaseUnavailable, StageCancelled, StageLost, from_word
 from processors_v2._pulse import Pulse, Run, Values
 
@@ -118,7 +119,7 @@ class Heart:
         beating = [pulse for pulse in silent if pulse.next_beat - pulse.beat_every / 2 <= now]
         try:
             answer = self._send(
-                _calls.heartbeat([pulse.run for pulse in beating]), retry=False, within=self._bound(pulses)
+                queue_calls.heartbeat([pulse.run for pulse in beating]), retry=False, within=self._bound(pulses)
             )
         except DatabaseUnavailable as problem:
             _logger.warning("heartbeat: %s; tried again", problem)
@@ -171,11 +172,11 @@ class Heart:
         """Write progress of several runs; return what went wrong with each."""
         if len(values) == 1:
             ((document, stage, claim_id), progress, metadata) = values[0]
-            call = _calls.update_stage_progress(document, stage, progress, metadata, claim_id)
+            call = runs_calls.update_stage_progress(document, stage, progress, metadata, claim_id)
             self._send(call, retry=False, within=seconds)
             return [None]
         outcomes = [_outcome(run, progress, metadata) for run, progress, metadata in values]
-        answers = self._send(_calls.finish_stages(outcomes), retry=False, within=seconds)
+        answers = self._send(queue_calls.finish_stages(outcomes), retry=False, within=seconds)
         return [None if answer["ok"] else from_word(answer) for answer in answers]
 
     @staticmethod

@@ -4,53 +4,35 @@ Where people write ``doc["..."]`` a plain dict comes back, described here as a T
 The source of truth of every field is the comment on the SQL column or function.
 """
 
-from processors_v2._models import (
+from processors_v2._shapes.document import DocumentState, DocumentStatus, RunState, StageState, StageStatus
+from processors_v2._shapes.events import StageChange, WatchEvent
+from processors_v2._shapes.operations import Retried, RetriedRun
+from processors_v2._shapes.pipeline import Stage
+from processors_v2._shapes.questions import (
     AwaitedStage,
-    DocumentState,
-    DocumentStatus,
-    HeartbeatAnswer,
-    OutcomeAnswer,
-    Reaped,
-    Rebuilt,
-    ReleaseAnswer,
-    Retried,
-    RetriedRun,
-    Stage,
-    StageCounts,
-    StageExplanation,
-    StageOutcome,
-    StageRun,
-    StageState,
-    StageStatus,
-)
-from processors_v2._monitoring_models import (
-    DocumentEta,
-    EmptyQueue,
-    EstimatedFrom,
     FailureGroup,
     Failures,
     FailureSample,
-    Forecast,
     ListedDocument,
     ListedRun,
-    Maintenance,
-    Pruned,
-    RebuiltStatistics,
-    RunningStage,
-    RunState,
-    SecondsRange,
-    StageChange,
-    StageEta,
-    StageFlow,
-    StageForecast,
-    StarvedStage,
-    StuckStages,
+    StageExplanation,
     Timeline,
     TimelineRun,
-    TimeRange,
-    WatchEvent,
-    WorkerLoad,
 )
+from processors_v2._shapes.questions_estimates import (
+    DocumentEta,
+    EmptyQueue,
+    EstimatedFrom,
+    Forecast,
+    SecondsRange,
+    StageEta,
+    StageForecast,
+    TimeRange,
+)
+from processors_v2._shapes.questions_statistics import StageCounts, StageFlow
+from processors_v2._shapes.questions_work import RunningStage, StarvedStage, StuckStages, WorkerLoad
+from processors_v2._shapes.queue import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
+from processors_v2._shapes.upkeep import Maintenance, Pruned, Reaped, Rebuilt, RebuiltStatistics
 
 __all__ = [
     "AwaitedStage",

@@ -1,6 +1,11 @@
 """Fixtures that all tests share."""
 
+import os
 import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +30,48 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def local(local_supabase: LocalSupabase) -> LocalSupabase:
     """The stack of the session: Postgres 16, PostgREST, all migrations applied."""
     return local_supabase
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command of stage-tracker did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working directory; no variables of Supabase, and none that change what a terminal can do."""
+    for name in list(os.environ):
+        if name.startswith(("SUPABASE_", "DATABASE_URL")) or name in {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"}:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run the command in this process and an empty folder, its output going to pipes."""
+    # The extra cli, which most tests do without.
+    from processors_v2.cli import main  # noqa: PLC0415
+
+    assert folder.is_dir()
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["stage-tracker", *map(str, arguments)])
+        # What an option sets in the environment ends with the command.
+        before = dict(os.environ)
+        capfd.readouterr()
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
+
+    return call

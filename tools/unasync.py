@@ -8,12 +8,16 @@ import difflib
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "processors_v2"
 SOURCE, TARGET = PACKAGE / "_async", PACKAGE / "_sync"
-_TWINS = {"__init__.py", "primitives.py", "threads.py"}
+_TWINS = {"__init__.py", "callbacks.py", "cancellation.py", "pool.py", "threads.py", "tracking.py"}
+
+HEADER = "# Made from _async/{} by tools/unasync.py: change that one.\n"
 
 # Applied in this order to the whole text, docstrings included.
 RULES = [
@@ -25,25 +29,30 @@ RULES = [
     (r"\b(_?)Async([A-Z])", r"\1\2"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\.aclose\b", ".close"),
+    (r"^import asyncio$", "import time"),
+    (r"\basyncio\.sleep\b", "time.sleep"),
 ]
 
 
-def synchronous(source: Path, used: Counter[str]) -> str:
-    """Return the synchronous text of a file, formatted."""
-    text = source.read_text(encoding="utf-8")
+def synchronous(sources: Iterable[Path], used: Counter[str]) -> dict[str, str]:
+    """Return the synchronous text of files by their names, formatted."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = {source.name: Path(folder, source.name) for source in sources}
+        for name, path in made.items():
+            path.write_text(replaced((SOURCE / name).read_text(encoding="utf-8"), used), encoding="utf-8")
+        # Both look at pyproject.toml, and find out from the working directory which imports are of this project.
+        for command in (["check", "--select=I,F811", "--fix"], ["format"]):
+            ruff = [sys.executable, "-m", "ruff", *command, "--quiet", "--config=pyproject.toml", folder]
+            subprocess.run(ruff, cwd=PACKAGE.parent, check=True)
+        return {name: HEADER.format(name) + path.read_text(encoding="utf-8") for name, path in made.items()}
+
+
+def replaced(text: str, used: Counter[str]) -> str:
+    """Return a text with its words replaced, and count which rule was of use."""
     for pattern, replacement in RULES:
-        text, count = re.subn(pattern, replacement, text)
+        text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
         used[pattern] += count
-    header = f"# Made from _async/{source.name} by tools/unasync.py: change that one.\n"
-    for command in (["check", "--select=I,F811", "--fix", "--quiet"], ["format"]):
-        text = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, f"--stdin-filename={TARGET / source.name}", "-"],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    return header + text
+    return text
 
 
 def differences(wanted: dict[str, str]) -> list[str]:
@@ -64,7 +73,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something differs")
     check = parser.parse_args().check
     used: Counter[str] = Counter()
-    wanted = {path.name: synchronous(path, used) for path in sorted(SOURCE.glob("*.py")) if path.name not in _TWINS}
+    wanted = synchronous((path for path in sorted(SOURCE.glob("*.py")) if path.name not in _TWINS), used)
     unused = [pattern for pattern, _ in RULES if not used[pattern]]
     if unused:
         sys.exit(f"rules that nothing needs: {unused}")

@@ -11,7 +11,7 @@ from typing import Any, Self
 import psycopg
 
 from benchmarks._drain.lanes import Lane
-from processors_v2 import _calls
+from processors_v2._calls import queue
 from processors_v2._local import project
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
@@ -80,14 +80,14 @@ class Ours(Lane[dict[str, Any]]):
         fill(self._connection, jobs // len(STAGES))
 
     def claim(self, limit: int) -> Sequence[dict[str, Any]]:  # noqa: D102
-        return self._send(_calls.claim_stages(STAGES, "drain", limit, None, uuid.uuid4()))
+        return self._send(queue.claim_stages(STAGES, "drain", limit, None, uuid.uuid4()))
 
     def finish(self, claimed: Sequence[dict[str, Any]]) -> None:  # noqa: D102
         outcomes = [
             {**{name: run[name] for name in ("document_id", "stage_name", "claim_id")}, "outcome": "completed"}
             for run in claimed
         ]
-        answers = self._send(_calls.finish_stages(outcomes))
+        answers = self._send(queue.finish_stages(outcomes))
         if not all(answer["ok"] for answer in answers):
             raise RuntimeError(f"{self.name}: not all runs could be finished: {answers}")
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import psycopg
 
 from benchmarks._scale.build import Progress, statement
-from processors_v2 import _calls
+from processors_v2._calls import queue
 from processors_v2.stage_tracker import StageTracker
 
 Connection: TypeAlias = psycopg.Connection[Any]
@@ -61,11 +61,11 @@ def process(url: str, connection: Connection, documents: int, progress: Progress
 def work(tracker: StageTracker) -> int:
     """Claim, finish one by one, and return how many that were."""
     send = tracker._transport.send  # noqa: SLF001 (claim() would keep the runs alive, too)
-    claimed = send(_calls.claim_stages(StageTracker.STAGES, "worker-07", CLAIM, None, uuid.uuid4()))
+    claimed = send(queue.claim_stages(StageTracker.STAGES, "worker-07", CLAIM, None, uuid.uuid4()))
     for run in claimed:
         key = {name: run[name] for name in ("document_id", "stage_name", "claim_id")}
         outcome = {**key, "outcome": "completed", "metadata": METADATA.get(run["stage_name"], {})}
-        answers = send(_calls.finish_stages([outcome]))
+        answers = send(queue.finish_stages([outcome]))
         if not answers[0]["ok"]:
             raise RuntimeError(f"A run could not be finished: {answers}")
     return len(claimed)

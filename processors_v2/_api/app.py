@@ -12,11 +12,11 @@ import supabase
 from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from processors_v2 import _settings
 from processors_v2._api.router import create_router
-from processors_v2._async import primitives
+from processors_v2._async.pool import new_http_client
 from processors_v2._async.tracker import AsyncStageTracker
 from processors_v2._errors import AccessDenied
+from processors_v2._transport import environment
 
 # Seconds. A caller should hear that the database is away before it gives up itself.
 _TIMEOUT = 5.0
@@ -33,9 +33,9 @@ _bearer = HTTPBearer(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    url, key = _settings.publishable_project_from_env()
+    url, key = environment.publishable_project_from_env()
     # The one pool of connections under all trackers.
-    async with primitives.new_http_client() as http:
+    async with new_http_client() as http:
         app.state.tracker_of = _trackers(url, key, http)
         yield
 

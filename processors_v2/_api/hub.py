@@ -5,78 +5,32 @@ that nobody is told anything twice, and a listener that comes late, back or slow
 """
 
 import asyncio
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, TypeVar
 
+from fastapi.concurrency import run_in_threadpool
 from sse_starlette import ServerSentEvent
 
-from processors_v2 import _monitoring_calls
-from processors_v2._api.answers import to_json
-from processors_v2._api.trackers import AnyTracker, send
+from processors_v2._api.listeners import Listener, Mark
+from processors_v2._async.tracker import AsyncStageTracker
+from processors_v2._calls import events
+from processors_v2._calls.call import Call
 from processors_v2._errors import DatabaseUnavailable, StageTrackerError, UnknownDocument
+from processors_v2._sync.tracker import StageTracker
+
+T = TypeVar("T")
+
+AnyTracker = StageTracker | AsyncStageTracker
 
 _logger = logging.getLogger("processors_v2")
 
 # Of get_document_events.
 _MOST_DOCUMENTS = 1000
-
-
-class Mark(NamedTuple):
-    """What a listener was told of its document.
-
-    Attributes:
-        document: Its id.
-        seen: The changes up to here.
-        version: The row as it was told; None: tell it in any case.
-    """
-
-    document: str
-    seen: str
-    version: str | None
-
-
-class Listener:
-    """Somebody who follows a document.
-
-    It holds one event at most. While that is not taken it is left out of the looks: memory does not grow, nobody else
-    waits, and what happens meanwhile is in the event after.
-
-    Args:
-        mark: What it was told with the first event.
-        first: That event.
-    """
-
-    def __init__(self, mark: Mark, first: bytes) -> None:
-        self.mark = mark
-        self._next: bytes | None = first
-        self._is_over = False
-        self._changed = asyncio.Event()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it can be told something."""
-        return self._next is None and not self._is_over
-
-    def tell(self, mark: Mark, event: bytes) -> None:
-        """Give it the next event."""
-        self.mark, self._next = mark, event
-        self._changed.set()
-
-    def end(self, last: bytes | None = None) -> None:
-        """Let it end, after a last event."""
-        self._next, self._is_over = self._next or last, True
-        self._changed.set()
-
-    async def take(self) -> bytes | None:
-        """Return the next event when there is one; None: there will be no more."""
-        while self.has_room:
-            self._changed.clear()
-            await self._changed.wait()
-        event, self._next = self._next, None
-        return event
 
 
 class Hub:
@@ -197,7 +151,7 @@ async def ask(tracker: AnyTracker, marks: dict[str, Mark | None] | dict[str, Mar
         document: None if mark is None else {"seen": mark.seen, "version": mark.version}
         for document, mark in marks.items()
     }
-    return await send(tracker, _monitoring_calls.get_document_events(documents, tracker.STAGES), **options)
+    return await send(tracker, events.get_document_events(documents, tracker.STAGES), **options)
 
 
 def _tell(listeners: list[Listener], document: str, answer: dict[str, Any]) -> None:
@@ -213,7 +167,33 @@ def _tell(listeners: list[Listener], document: str, answer: dict[str, Any]) -> N
 
 
 def _event_of(document: str, answer: dict[str, Any]) -> tuple[Mark, bytes]:
-    event, known = _monitoring_calls.event_of(document, answer)
+    event, known = events.event_of(document, answer)
     data = {"changes": event["changes"], "status": event["status"], "is_open": event["is_open"]}
     sent = ServerSentEvent(to_json(data), event="status", id=event["id"])
     return Mark(document, known["seen"], known["version"]), sent.encode()
+
+
+async def send(tracker: AnyTracker, call: Call[T], **options: Any) -> T:
+    """Send a call while the event loop goes on.
+
+    Args:
+        tracker: A synchronous one waits in a thread.
+        call: The request.
+        **options: Of the transport.
+    """
+    if isinstance(tracker, AsyncStageTracker):
+        return await tracker._transport.send(call, **options)  # noqa: SLF001 - what its methods do
+    return await run_in_threadpool(partial(tracker._transport.send, call, **options))  # noqa: SLF001 - as above
+
+
+def to_json(value: object) -> str:
+    """Return a value as JSON on one line."""
+    try:
+        return _dump(value)
+    except ValueError:
+        # A number in somebody's metadata that no float holds was read as infinity, for which JSON has no word.
+        return _dump(json.loads(json.dumps(value), parse_constant=lambda _: None))
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

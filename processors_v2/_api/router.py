@@ -1,20 +1,23 @@
 """The endpoints, for an application of FastAPI."""
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Depends, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
-from processors_v2 import _calls, _times
 from processors_v2._api import documented
-from processors_v2._api.answers import answer
-from processors_v2._api.hub import Hubs, Listener, arrive
+from processors_v2._api.hub import AnyTracker, Hubs, arrive, send, to_json
+from processors_v2._api.listeners import Listener
 from processors_v2._api.problems import Route
-from processors_v2._api.trackers import AnyTracker, get_stage_statistics, send
+from processors_v2._calls import arguments, questions
 from processors_v2._errors import ConfigurationError
 
+# A proxy may keep nothing that one user may see and another may not.
+_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 # For a stream to end when the server is to stop.
 _GRACE_SECONDS = 1.0
 
@@ -42,16 +45,16 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         InvalidArgument: ``look_every`` is no such number.
     """
     given = Annotated[AnyTracker, Depends(_dependency(tracker))]
-    hubs = Hubs(_times.seconds_of("look_every", look_every))
+    hubs = Hubs(arguments.seconds_of("look_every", look_every))
     router = APIRouter(route_class=Route, tags=["stages"])
     answers: dict[str, Any] = {"response_class": Response, "openapi_extra": documented.IF_NONE_MATCH}
 
     @router.get("/status/{document_id}", responses=documented.STATUS, **answers)
     async def get_document_status(document_id: _DocumentId, tracker: given, request: Request) -> Response:
         """Everything about one document: its state, current stage, progress in percent, times and stages."""
-        call = _calls.get_document_status(_calls.document_id(document_id), tracker.STAGES)
+        call = questions.get_document_status(arguments.document_id(document_id), tracker.STAGES)
         document = await send(tracker, call)
-        return answer(document, request)
+        return _answer(document, request)
 
     @router.get(
         "/status/{document_id}/events",
@@ -67,16 +70,38 @@ def create_router(tracker: AnyTracker | Callable[..., Any], *, look_every: float
         until a person does something. The stream ends after an event of type `gone`: the document was deleted.
         """
         after = request.headers.get("last-event-id") or None
-        listener = await arrive(tracker, _calls.document_id(document_id), after)
+        listener = await arrive(tracker, arguments.document_id(document_id), after)
         return _stream(hubs, tracker, listener)
 
     @router.get("/stages/statistics", responses=documented.STATISTICS, **answers)
     async def get_statistics(tracker: given, request: Request) -> Response:
         """How many documents are in which state of each stage, and how long these take, in seconds."""
-        statistics = await send(tracker, get_stage_statistics(tracker.STAGES))
-        return answer(statistics, request)
+        statistics = await send(tracker, questions.get_stage_statistics(tracker.STAGES))
+        return _answer(statistics, request)
 
     return router
+
+
+def _answer(value: object, request: Request) -> Response:
+    """Return the answer for a value: 304 without a body where the caller has it already.
+
+    Args:
+        value: What JSON can carry.
+        request: May name what the caller has, in If-None-Match.
+    """
+    if_none_match = request.headers.get("if-none-match", "")
+    body = to_json(value).encode()
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {**_HEADERS, "ETag": tag}
+    if _names(if_none_match, tag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _names(header: str, tag: str) -> bool:
+    """Whether If-None-Match names the tag, compared weakly as RFC 9110 has it: a proxy that compresses weakens tags."""
+    given = [part.strip().removeprefix("W/") for part in header.split(",")]
+    return tag in given or given == ["*"]
 
 
 def _stream(hubs: Hubs, tracker: AnyTracker, listener: Listener) -> EventSourceResponse:

@@ -5,7 +5,8 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from pydantic import BaseModel, Field, create_model
 
-from processors_v2._models import DocumentStatus, StageCounts
+from processors_v2._shapes.document import DocumentStatus
+from processors_v2._shapes.questions_statistics import StageCounts
 
 
 def _model_of(shape: Any) -> type[BaseModel]:

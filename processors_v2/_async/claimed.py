@@ -3,13 +3,13 @@
 import uuid
 from typing import TYPE_CHECKING, Any, Self
 
-from processors_v2._async import primitives
+from processors_v2._async import cancellation
 from processors_v2._async.context import AsyncStageContext
 from processors_v2._errors import PermanentError, StageConflict
 from processors_v2._pulse import Pulse
 
 if TYPE_CHECKING:
-    from processors_v2._async.writers import AsyncWriters
+    from processors_v2._async.tracker import AsyncStageTracker
 
 
 class AsyncClaimedRun(AsyncStageContext):
@@ -38,7 +38,7 @@ class AsyncClaimedRun(AsyncStageContext):
     _is_entered = False
 
     @classmethod
-    def _of(cls, tracker: "AsyncWriters", claimed: dict[str, Any], worker: str, since: float) -> "AsyncClaimedRun":
+    def _of(cls, tracker: "AsyncStageTracker", claimed: dict[str, Any], worker: str, since: float) -> "AsyncClaimedRun":
         """Begin to hold a run.
 
         Args:
@@ -83,8 +83,8 @@ class AsyncClaimedRun(AsyncStageContext):
         """
         pulse = self._running()
         pulse.stop()
-        await primitives.settle(pulse)
-        released = await primitives.shielded(self._give_back())
+        await cancellation.settle(pulse)
+        released = await cancellation.shielded(self._give_back())
         self._note_closed("released")
         return released
 

@@ -9,13 +9,14 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from processors_v2 import _calls, _json
-from processors_v2._async import primitives
+from processors_v2._async import cancellation
+from processors_v2._async.tracking import Tracking
+from processors_v2._calls import arguments, queue, runs, storable
 from processors_v2._errors import InvalidArgument, StageBusy, StageConflict, StageLost, StageTrackerError
 from processors_v2._pulse import Pulse, Values
 
 if TYPE_CHECKING:
-    from processors_v2._async.writers import AsyncWriters
+    from processors_v2._async.tracker import AsyncStageTracker
 
 _logger = logging.getLogger("processors_v2")
 
@@ -27,7 +28,7 @@ def this_worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class AsyncStageContext(primitives.Tracking):
+class AsyncStageContext(Tracking):
     """Runs a stage: starts it, keeps its lease, and completes it at the end of the block, or fails it on an exception.
 
     ::
@@ -60,7 +61,7 @@ class AsyncStageContext(primitives.Tracking):
 
     def __init__(
         self,
-        tracker: "AsyncWriters",
+        tracker: "AsyncStageTracker",
         document_id: str | uuid.UUID,
         stage_name: str | Enum,
         *,
@@ -69,8 +70,8 @@ class AsyncStageContext(primitives.Tracking):
         worker: str | None = None,
     ) -> None:
         self.tracker = tracker
-        self.document_id = _calls.document_id(document_id)
-        self.stage_name = _calls.stage_name(stage_name)
+        self.document_id = arguments.document_id(document_id)
+        self.stage_name = arguments.stage_name(stage_name)
         self.metadata: dict[str, Any] = {}
         self.claim_id: uuid.UUID | None = None
         self.closed_as: str | None = None
@@ -101,7 +102,7 @@ class AsyncStageContext(primitives.Tracking):
             or uuid.uuid4()
         )
         try:
-            started = await primitives.shielded(
+            started = await cancellation.shielded(
                 self.tracker.start_stage(
                     self.document_id,
                     self.stage_name,
@@ -111,9 +112,9 @@ class AsyncStageContext(primitives.Tracking):
                 )
             )
         except BaseException as error:
-            if primitives.is_cancelled(error):
+            if cancellation.is_cancelled(error):
                 # The stage may have been started meanwhile, for nobody.
-                await primitives.shielded(self._give_back(), error)
+                await cancellation.shielded(self._give_back(), error)
             self.claim_id = None
             raise
         if not started:
@@ -146,7 +147,7 @@ class AsyncStageContext(primitives.Tracking):
         pulse = self._running()
         try:
             pulse.stop()
-            self.closed_as = await primitives.shielded(self._end(pulse, error), error)
+            self.closed_as = await cancellation.shielded(self._end(pulse, error), error)
         finally:
             self.tracker._leave(self)  # noqa: SLF001
             self._pulse = self.claim_id = None
@@ -162,8 +163,8 @@ class AsyncStageContext(primitives.Tracking):
             InvalidArgument: Not a number of 0 to 100, or metadata that cannot be stored.
             StageLost: This run is over: stop the work.
         """
-        given = _json.metadata(metadata) if metadata else {}
-        value = _calls.percent(progress)
+        given = storable.metadata(metadata) if metadata else {}
+        value = arguments.percent(progress)
         if value is not None and not 0 <= value <= 100:  # noqa: PLR2004
             # The database says the same, but later, and not at all when the block ends before.
             raise InvalidArgument(
@@ -213,7 +214,7 @@ class AsyncStageContext(primitives.Tracking):
 
     async def _end(self, pulse: Pulse, error: BaseException | None) -> str | None:
         """Record how the block ended, unless the run is over; return as what it is closed."""
-        await primitives.settle(pulse)
+        await cancellation.settle(pulse)
         self.tracker._leave(self)  # noqa: SLF001
         if self.closed_as is not None:
             return self.closed_as
@@ -230,7 +231,7 @@ class AsyncStageContext(primitives.Tracking):
         """Write everything that was reported, before the stage is closed by a call inside of the block."""
         pulse = self._running()
         pulse.stop()
-        await primitives.settle(pulse)
+        await cancellation.settle(pulse)
         progress, _ = pulse.unwritten() or (None, None)
         if pulse.error is not None:
             raise pulse.error
@@ -245,7 +246,7 @@ class AsyncStageContext(primitives.Tracking):
 
     async def _give_back(self) -> bool:
         assert self.claim_id is not None  # noqa: S101 - for the type checker
-        call = _calls.release_stages([(self.document_id, self.stage_name, self.claim_id)])
+        call = queue.release_stages([(self.document_id, self.stage_name, self.claim_id)])
         return bool((await self.tracker._transport.send(call))["released"])  # noqa: SLF001
 
     def _running(self) -> Pulse:
@@ -266,7 +267,7 @@ class AsyncStageContext(primitives.Tracking):
         """Record a failure; the exception itself is what the caller gets to see, whatever happens here."""
         try:
             if unwritten is not None and not isinstance(error, StageTrackerError):
-                call = _calls.update_stage_progress(self.document_id, self.stage_name, *unwritten, self.claim_id)
+                call = runs.update_stage_progress(self.document_id, self.stage_name, *unwritten, self.claim_id)
                 await self.tracker._transport.send(call, retry=False)  # noqa: SLF001
         except StageTrackerError as problem:
             _logger.warning("%r: the last progress was not recorded: %s", self, problem)

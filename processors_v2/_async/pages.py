@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from processors_v2._async.transports import AsyncTransport
-from processors_v2._calls import Call
+from processors_v2._async.transport import AsyncTransport
+from processors_v2._calls.call import Call
 
 _PAGE = 100
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import psycopg
 
-from processors_v2 import _postgres
-from processors_v2._async import primitives
-from processors_v2._async.transports import AsyncTransport
-from processors_v2._calls import Call
+from processors_v2._async.pool import AsyncPool, close_with
+from processors_v2._async.transport import AsyncTransport
+from processors_v2._calls.call import Call
+from processors_v2._transport import postgres
 
 # To tell a server to give up a statement is a courtesy that must not take long.
 _CANCEL_SECONDS = 1.0
@@ -28,7 +28,7 @@ class _AsyncConnection(psycopg.AsyncConnection[Any]):
 
     async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Drive a statement, no longer than the deadline."""
-        return await super().wait(_postgres.bounded(gen, self.deadline), *args, **kwargs)
+        return await super().wait(postgres.bounded(gen, self.deadline), *args, **kwargs)
 
 
 class AsyncPostgresTransport(AsyncTransport):
@@ -42,22 +42,22 @@ class AsyncPostgresTransport(AsyncTransport):
 
     def __init__(self, url: str, *, timeout: float, retry_for: float) -> None:
         super().__init__(url, timeout=timeout, retry_for=retry_for)
-        self._parameters = _postgres.parameters(url)
-        self._connections: primitives.FreeList[_AsyncConnection | None] = primitives.FreeList(lambda: None)
-        primitives.close_with(self, self._connections)
+        self._parameters = postgres.parameters(url)
+        self._connections: AsyncPool[_AsyncConnection | None] = AsyncPool(lambda: None)
+        close_with(self, self._connections)
 
     def __repr__(self) -> str:
-        return f"AsyncPostgresTransport({_postgres.shown(self._parameters)})"
+        return f"AsyncPostgresTransport({postgres.without_password(self._parameters)})"
 
     @property
     def host(self) -> str:
         """Host of the database, for messages."""
-        return _postgres.host_of(self._parameters)
+        return postgres.host_of(self._parameters)
 
     @property
     def place(self) -> str:
         """Which database it is, apart from others that this process has to do with."""
-        return _postgres.shown(self._parameters)
+        return postgres.without_password(self._parameters)
 
     async def close(self) -> None:
         """Close the connections that are not in use; a later call opens others."""
@@ -66,19 +66,19 @@ class AsyncPostgresTransport(AsyncTransport):
                 await connection.close()
 
     async def _exchange(self, call: Call[Any], seconds: float) -> Any:
-        query, values = _postgres.statement(call)
+        query, values = postgres.statement(call)
         deadline = time.monotonic() + seconds
         connection = await self._connection(seconds)
         connection.deadline = deadline
         try:
             cursor = await connection.execute(query, values)
             row = await cursor.fetchone()
-        except _postgres.DeadlineError as error:
+        except postgres.DeadlineError as error:
             await _give_up(connection)
-            raise _postgres.no_answer(seconds) from error
+            raise postgres.no_answer(seconds) from error
         except psycopg.Error as error:
             self._give(connection)
-            raise _postgres.problem_of(error) from error
+            raise postgres.problem_of(error) from error
         except BaseException:
             # Ctrl-C or a cancelled task: nobody knows what the connection is busy with.
             connection.pgconn.finish()
@@ -93,10 +93,10 @@ class AsyncPostgresTransport(AsyncTransport):
             free.pgconn.finish()
         try:
             return await _AsyncConnection.connect(
-                _postgres.conninfo(self._parameters, seconds), autocommit=True, prepare_threshold=None
+                postgres.conninfo(self._parameters, seconds), autocommit=True, prepare_threshold=None
             )
         except psycopg.OperationalError as error:
-            raise _postgres.no_connection(error) from error
+            raise postgres.no_connection(error) from error
 
     def _give(self, connection: _AsyncConnection) -> None:
         if connection.closed:

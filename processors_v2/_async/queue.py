@@ -1,27 +1,31 @@
-"""The calls of workers: runs out of the queue, and many of them at once."""
+"""Runs out of the queue, and many of them at once."""
 
 import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from processors_v2 import _calls
-from processors_v2._async import primitives
+from processors_v2._async import cancellation
 from processors_v2._async.claimed import AsyncClaimedRun
 from processors_v2._async.context import this_worker
-from processors_v2._async.writers import AsyncWriters
+from processors_v2._async.runs import AsyncRuns
+from processors_v2._calls import arguments, queue
+from processors_v2._calls.call import Call
 from processors_v2._errors import StageTrackerError
-from processors_v2._models import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
 from processors_v2._pulse import Run
+from processors_v2._shapes.queue import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
+
+if TYPE_CHECKING:
+    from processors_v2._async.tracker import AsyncStageTracker
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("processors_v2")
 
 
-class AsyncQueue(AsyncWriters):
+class AsyncQueue(AsyncRuns):
     """Methods of AsyncStageTracker."""
 
     async def claim(
@@ -50,13 +54,14 @@ class AsyncQueue(AsyncWriters):
         names = [stage_name] if isinstance(stage_name, str | Enum) else list(stage_name)
         worker = worker or this_worker()
         since = time.monotonic()
-        stages = [_calls.stage_name(name) for name in names]
+        stages = [arguments.stage_name(name) for name in names]
         claim_id = uuid.uuid4()
-        call = _calls.claim_stages(stages, worker, limit, lease_seconds, claim_id)
+        call = queue.claim_stages(stages, worker, limit, lease_seconds, claim_id)
         claimed = await self._claimed(
             call, lambda answer: [(one["document_id"], one["stage_name"], claim_id) for one in answer]
         )
-        return [AsyncClaimedRun._of(self, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
+        tracker = cast("AsyncStageTracker", self)
+        return [AsyncClaimedRun._of(tracker, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
 
     async def get_next_document(self, stage_name: str | Enum, *, worker: str | None = None) -> dict[str, Any] | None:
         """Claim the next document that is ready for a stage.
@@ -74,8 +79,8 @@ class AsyncQueue(AsyncWriters):
         Raises:
             DatabaseUnavailable: No answer. The claim may have happened: nothing is lost by it, since its lease ends.
         """
-        stage, claim_id = _calls.stage_name(stage_name), uuid.uuid4()
-        call = _calls.get_next_document(stage, worker or this_worker(), claim_id)
+        stage, claim_id = arguments.stage_name(stage_name), uuid.uuid4()
+        call = queue.get_next_document(stage, worker or this_worker(), claim_id)
         document = await self._claimed(call, lambda row: [] if row is None else [(row["id"], stage, claim_id)])
         if document is not None:
             self._claims.remember(document["id"], stage, claim_id)
@@ -93,8 +98,8 @@ class AsyncQueue(AsyncWriters):
         Raises:
             InvalidArgument: An id is none; nothing was changed.
         """
-        given = [_calls.outcome(outcome) for outcome in outcomes]
-        answers = await self._transport.send(_calls.finish_stages(given))
+        given = [queue.outcome(outcome) for outcome in outcomes]
+        answers = await self._transport.send(queue.finish_stages(given))
         for outcome, answer in zip(given, answers, strict=True):
             state, document, stage = outcome["outcome"], outcome["document_id"], outcome["stage_name"]
             if not answer["ok"] or state == "progress":
@@ -106,32 +111,32 @@ class AsyncQueue(AsyncWriters):
 
     async def heartbeat(self, runs: Iterable[StageRun]) -> HeartbeatAnswer:
         """Renew the leases of many runs; contexts and claimed runs do it by themselves. Safe to repeat."""
-        call = _calls.heartbeat([_calls.run(run) for run in runs])
+        call = queue.heartbeat([queue.run(run) for run in runs])
         return cast("HeartbeatAnswer", await self._transport.send(call))
 
     async def release_stages(self, runs: Iterable[StageRun]) -> ReleaseAnswer:
         """Give many runs back untouched: no attempt is used up, and they keep their place. Safe to repeat."""
-        given = [_calls.run(run) for run in runs]
-        answer = await self._transport.send(_calls.release_stages(given))
+        given = [queue.run(run) for run in runs]
+        answer = await self._transport.send(queue.release_stages(given))
         for document, stage, claim_id in given:
             self._is_closed(document, stage, claim_id, "released")
         return cast("ReleaseAnswer", answer)
 
-    async def _claimed(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> T:
+    async def _claimed(self, call: Call[T], runs: Callable[[T], list[Run]]) -> T:
         """Claim; give back what was claimed for a task that was cancelled meanwhile."""
         try:
-            return await primitives.shielded(self._transport.send(call))
+            return await cancellation.shielded(self._transport.send(call))
         except BaseException as error:
-            if primitives.is_cancelled(error):
-                await primitives.shielded(self._claim_and_release(call, runs), error)
+            if cancellation.is_cancelled(error):
+                await cancellation.shielded(self._claim_and_release(call, runs), error)
             raise
 
-    async def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> bool:
+    async def _claim_and_release(self, call: Call[T], runs: Callable[[T], list[Run]]) -> bool:
         try:
             # The same claim again answers the same again.
             given = runs(await self._transport.send(call))
             if given:
-                await self._transport.send(_calls.release_stages(given))
+                await self._transport.send(queue.release_stages(given))
         except StageTrackerError as problem:
             _logger.warning("what was claimed for a cancelled task is held until its lease ends: %s", problem)
             return False

@@ -1,7 +1,9 @@
 """How the background thread of a tracker reaches the database; _sync/threads.py is the twin."""
 
-from processors_v2._async.transports import AsyncRestTransport, AsyncTransport
-from processors_v2._sync.transports import RestTransport, Transport
+from processors_v2._async.rest import AsyncRestTransport
+from processors_v2._async.transport import AsyncTransport
+from processors_v2._sync.rest import RestTransport
+from processors_v2._sync.transport import Transport
 
 
 def for_threads(transport: AsyncTransport) -> Transport:

@@ -6,20 +6,21 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from supabase import AsyncClient, acreate_client
 
-from processors_v2 import _rest, _settings
-from processors_v2._async import primitives
-from processors_v2._async.monitoring import AsyncMonitoring
-from processors_v2._async.operators import AsyncOperators
+from processors_v2._async.events import AsyncEvents
+from processors_v2._async.operations import AsyncOperations
+from processors_v2._async.pipeline import AsyncPipeline
+from processors_v2._async.questions import AsyncQuestions
 from processors_v2._async.queue import AsyncQueue
-from processors_v2._async.readers import AsyncReaders
+from processors_v2._async.rest import AsyncRestTransport
 from processors_v2._async.threads import for_threads
-from processors_v2._async.transports import AsyncRestTransport, AsyncTransport
-from processors_v2._async.watching import AsyncWatching
+from processors_v2._async.transport import AsyncTransport
+from processors_v2._async.upkeep import AsyncUpkeep
 from processors_v2._errors import ConfigurationError
 from processors_v2._heart import Heart
+from processors_v2._transport import environment, rest
 
 
-class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncMonitoring, AsyncWatching, AsyncOperators):
+class AsyncStageTracker(AsyncPipeline, AsyncQueue, AsyncOperations, AsyncQuestions, AsyncEvents, AsyncUpkeep):
     """Status of every stage of every document, kept by the database.
 
     May be shared by threads. What a method does and raises beyond this is said in the comment on the SQL function of
@@ -63,7 +64,7 @@ class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncMonitoring, AsyncWatching
         timeout: float = 10.0,
         retry_for: float = 30.0,
     ) -> None:
-        _rest.check_client(supabase_client, is_async=primitives.IS_ASYNC)
+        rest.check_client(supabase_client, AsyncClient)
         transport = AsyncRestTransport(supabase_client, timeout=timeout, retry_for=retry_for)
         self._set_up(transport, supabase_client, websocket_callback)
 
@@ -82,7 +83,7 @@ class AsyncStageTracker(AsyncQueue, AsyncReaders, AsyncMonitoring, AsyncWatching
             ConfigurationError: A variable is missing, URL and key are of two places, the key is an anon or publishable
                 one, or the file cannot be read.
         """
-        url, key = _settings.project_from_env()
+        url, key = environment.project_from_env()
         return cls(await acreate_client(url, key), **options)
 
     @classmethod

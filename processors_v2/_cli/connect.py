@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from processors_v2 import _settings
 from processors_v2._cli.output import Output
 from processors_v2._errors import ConfigurationError
+from processors_v2._transport import environment
 
 if TYPE_CHECKING:
     from processors_v2._sync.tracker import StageTracker
@@ -20,12 +20,12 @@ _DATABASE_URLS = ("SUPABASE_DB_URL", "DATABASE_URL")
 
 def project_url() -> str | None:
     """Return SUPABASE_URL: of the environment, else of a file .env in the working directory or above it; or None."""
-    return _settings.find_variable("SUPABASE_URL")
+    return environment.find_variable("SUPABASE_URL")
 
 
 def database_url() -> str | None:
     """Return the Postgres URL, from the same places, or None."""
-    return _settings.find_variable(*_DATABASE_URLS)
+    return environment.find_variable(*_DATABASE_URLS)
 
 
 def open_tracker(way: Way, *, timeout: float = 10.0, retry_for: float = 30.0) -> "StageTracker":

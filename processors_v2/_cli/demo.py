@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
-from processors_v2._cli import reading, timeline, watching
+from processors_v2._cli import questions, questions_live, questions_timeline
 from processors_v2._cli.connect import Session
 from processors_v2._errors import ConfigurationError, PermanentError
 from processors_v2._worker.context import RunContext
@@ -55,10 +55,10 @@ def _show(session: Session, documents: dict[str, str]) -> None:
     session.tracker.retry_failed(actor="demo")
     _work(session, damaged)
     session.output.show("\nstage-tracker stats\n")
-    reading.stats(session)
+    questions.stats(session)
     if not session.output.as_json:
         session.output.show("\nstage-tracker timeline DOC\n")
-        timeline.timeline(session, next(reversed(documents.values())))
+        questions_timeline.timeline(session, next(reversed(documents.values())))
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def _watch(session: Session, thread: threading.Thread) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while thread.is_alive():
             thread.join(_LOOK_SECONDS)
-            picture = watching.screen(
+            picture = questions_live.screen(
                 console, tracker.get_running_stages(), tracker.get_statistics(), lines=console.height
             )
             live.update(picture, refresh=True)

@@ -43,7 +43,7 @@ def _examined(session: Session, project: Path) -> list[Finding]:
     import supabase  # noqa: PLC0415
 
     from processors_v2._doctor.examination import examine  # noqa: PLC0415
-    from processors_v2._settings import project_from_env  # noqa: PLC0415
+    from processors_v2._transport.environment import project_from_env  # noqa: PLC0415
 
     database_url = connect.database_url()
     client, problems = None, []

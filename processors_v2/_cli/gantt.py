@@ -9,7 +9,7 @@ from types import MappingProxyType
 from rich.text import Text
 
 from processors_v2._cli import words
-from processors_v2._monitoring_models import TimelineRun
+from processors_v2._shapes.questions import TimelineRun
 
 _STEPS = (
     0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800,

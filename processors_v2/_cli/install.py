@@ -110,7 +110,8 @@ def _told_of_migrations(files: dict[str, list[str]], would: str, *, update: bool
     if added := files["added"]:
         yield f"supabase/migrations: {len(added)} file{'s' * (len(added) > 1)} {would}added: {', '.join(added)}"
     if files["present"]:
-        yield f"supabase/migrations: {', '.join(files['present'])} {'is' if len(files['present']) == 1 else 'are'} up to date"
+        be = "is" if len(files["present"]) == 1 else "are"
+        yield f"supabase/migrations: {', '.join(files['present'])} {be} up to date"
     if files["changed"] and not update:
         yield from (f"supabase/migrations/{name} has another text than ours" for name in files["changed"])
         yield _CHANGED

@@ -126,5 +126,5 @@ def _find_modules_here(folder: Path) -> None:
     """Let modules of the working directory be found, also those of a folder ``processors_v2`` of the project there."""
     sys.path.insert(0, str(folder))
     own = folder / processors_v2.__name__
-    if own.is_dir() and not (own / "_calls.py").exists():
+    if own.is_dir() and not (own / "_errors.py").exists():
         processors_v2.__path__.insert(0, str(own))

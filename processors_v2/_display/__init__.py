@@ -9,7 +9,7 @@ from processors_v2._display.tables import (
     StageTable,
     StatisticsTable,
     TimelineTable,
-    shown,
+    as_table,
 )
 
 __all__ = [
@@ -21,5 +21,5 @@ __all__ = [
     "StageTable",
     "StatisticsTable",
     "TimelineTable",
-    "shown",
+    "as_table",
 ]

@@ -6,8 +6,11 @@ from xml.etree import ElementTree as ET
 
 from processors_v2._display import html
 from processors_v2._display.html import COLOURS, Cell
-from processors_v2._models import StageCounts, StageStatus
-from processors_v2._monitoring_models import FailureGroup, RunningStage, StageFlow, StageForecast, TimelineRun
+from processors_v2._shapes.document import StageStatus
+from processors_v2._shapes.questions import FailureGroup, TimelineRun
+from processors_v2._shapes.questions_estimates import StageForecast
+from processors_v2._shapes.questions_statistics import StageCounts, StageFlow
+from processors_v2._shapes.questions_work import RunningStage
 
 _STATES = ("completed", "skipped", "processing", "failed", "pending")
 _FLOW = ("arrived", "started", "retried", "completed", "failed", "skipped")

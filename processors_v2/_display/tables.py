@@ -8,13 +8,16 @@ from typing import Any, TypeVar, cast
 
 from processors_v2._display import html, rows
 from processors_v2._display.frames import frame
-from processors_v2._models import StageCounts, StageStatus
-from processors_v2._monitoring_models import FailureGroup, RunningStage, StageFlow, StageForecast, TimelineRun
+from processors_v2._shapes.document import StageStatus
+from processors_v2._shapes.questions import FailureGroup, TimelineRun
+from processors_v2._shapes.questions_estimates import StageForecast
+from processors_v2._shapes.questions_statistics import StageCounts, StageFlow
+from processors_v2._shapes.questions_work import RunningStage
 
 T = TypeVar("T")
 
 
-def shown(kind: Callable[[Any], object], answer: T) -> T:
+def as_table(kind: Callable[[Any], object], answer: T) -> T:
     """Return an answer as one of the classes below; its type says what people may rely on."""
     return cast("T", kind(answer))
 

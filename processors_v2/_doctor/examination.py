@@ -7,14 +7,16 @@ from typing import TypeVar
 
 import supabase
 
-from processors_v2 import _calls, _operator_calls, _versions
-from processors_v2._calls import Call
+from processors_v2._calls import upkeep
+from processors_v2._calls.call import Call
 from processors_v2._doctor.findings import Finding, ok, passed, problem, problem_of
 from processors_v2._doctor.folders import folder_findings
 from processors_v2._doctor.installation import installation_findings
 from processors_v2._doctor.rest import REACH, Gateway, not_migrated, stale
 from processors_v2._errors import DatabaseUnavailable, MigrationMissing, StageTrackerError
-from processors_v2._sync.transports import RestTransport, Transport
+from processors_v2._sync.rest import RestTransport
+from processors_v2._sync.transport import Transport
+from processors_v2._transport.version import check as check_version
 
 T = TypeVar("T")
 
@@ -93,14 +95,14 @@ def _asked(transport: Transport, place: str, judge: Callable[[StageTrackerError]
         judge: What it means when it does not.
     """
     try:
-        found = _send(transport, _calls.schema_version())
+        found = _send(transport, upkeep.schema_version())
     except StageTrackerError as error:
         return [judge(error)]
     version = _version(found, transport.host)
     findings = [ok(place, f"{transport.host} answers for schema krai_core"), version]
     sent_at = dt.datetime.now(dt.UTC)
     try:
-        installation = _send(transport, _operator_calls.get_installation())
+        installation = _send(transport, upkeep.get_installation())
     except StageTrackerError as error:
         # An older database need not be able to tell.
         if isinstance(error, MigrationMissing) and version.level == "problem":
@@ -115,7 +117,7 @@ def _send(transport: Transport, call: Call[T]) -> T:
 
 def _version(found: str, host: str) -> Finding:
     try:
-        _versions.check(found, host, f"doctor {host}")
+        check_version(found, host, f"doctor {host}")
     except StageTrackerError as error:
         return problem_of("version", error)
     return ok("version", f"client and database have version {found}")

@@ -16,7 +16,7 @@ LINE = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)'
 
 _HERE = Path(__file__).parent.parent
 # A copy or a clone of this package has it.
-_OURS = "_calls.py"
+_OURS = "_errors.py"
 # Deep enough for backend/src/processors_v2.
 _DEPTH = 3
 _SKIPPED = {"node_modules", "site-packages", "__pycache__"}

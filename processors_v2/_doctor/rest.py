@@ -3,7 +3,6 @@
 import httpx
 import supabase
 
-from processors_v2 import _rest, _settings
 from processors_v2._doctor.findings import Finding, ok, problem, problem_of
 from processors_v2._errors import (
     AccessDenied,
@@ -13,7 +12,8 @@ from processors_v2._errors import (
     SchemaNotExposed,
     StageTrackerError,
 )
-from processors_v2._sync import primitives
+from processors_v2._sync.pool import chosen_http_client, new_http_client
+from processors_v2._transport import environment, rest
 
 REACH = "Check the URL and the network, and that the project is neither paused nor deleted"
 _RELOAD = (
@@ -45,7 +45,7 @@ class Gateway:
     def key(self) -> Finding:
         """Look at the key itself, without asking anybody."""
         try:
-            _settings.refuse_public_key(self._client.supabase_key, "the key")
+            environment.refuse_public_key(self._client.supabase_key, "the key")
         except ConfigurationError as error:
             return problem_of("key", error)
         return ok("key", "the key is none of those made for browsers")
@@ -64,7 +64,7 @@ class Gateway:
             case AccessDenied(code="42501"):
                 found = problem("grants", error.message, _GRANT)
             case AccessDenied():
-                found = problem("key", f"{_rest.host_of(self._client)} refuses the key: {error.message}", _KEY)
+                found = problem("key", f"{rest.host_of(self._client)} refuses the key: {error.message}", _KEY)
             case _:
                 found = problem_of("url", error)
         return found
@@ -95,12 +95,12 @@ class Gateway:
 
     def _request(self, method: str, path: str, headers: dict[str, str]) -> httpx.Response | None:
         """Ask for what is no call; None where nothing comes back."""
-        headers = {**self._client.options.headers, **headers, "Accept-Profile": _rest.SCHEMA}
-        chosen = primitives.chosen_http_client(self._client)
-        http = chosen or primitives.new_http_client()
+        headers = {**self._client.options.headers, **headers, "Accept-Profile": rest.SCHEMA_NAME}
+        chosen = chosen_http_client(self._client)
+        http = chosen or new_http_client()
         try:
-            return http.request(method, _rest.url_of(self._client) + path, headers=headers, timeout=self._timeout)
-        except (httpx.TransportError, *_rest.UNSENDABLE):
+            return http.request(method, rest.url_of(self._client) + path, headers=headers, timeout=self._timeout)
+        except (httpx.TransportError, *rest.UNSENDABLE):
             return None
         finally:
             if http is not chosen:

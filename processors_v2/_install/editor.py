@@ -7,8 +7,8 @@ of what is there and the index, are put in another form.
 
 import re
 
-from processors_v2 import _versions
 from processors_v2._local.project import newest_migrations
+from processors_v2._transport.version import SCHEMA_VERSION
 
 _HEADER = """\
 -- Per-stage document tracking, version {version}: all migrations as one text, for the SQL editor of the dashboard or
@@ -31,7 +31,7 @@ _OWN_TRANSACTION = re.compile(r"^begin;\n(.*?)^commit;\n", re.MULTILINE | re.DOT
 
 def editor_text() -> str:
     """Return the text, which ends with a query that shows the version."""
-    parts = [_HEADER.format(version=_versions.SCHEMA)]
+    parts = [_HEADER.format(version=SCHEMA_VERSION)]
     for path in newest_migrations():
         text = path.read_text(encoding="utf-8")
         if _COMMIT_WITHIN.search(text) or _CONCURRENTLY.search(text):

@@ -37,7 +37,7 @@ class Migration:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MigrationPlan:
     """What is to be done in a project.
 
     Attributes:
@@ -56,7 +56,7 @@ class Plan:
     not_before: dt.datetime
 
 
-def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
+def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> MigrationPlan:
     """Compare the migrations of a project with ours.
 
     Args:
@@ -83,7 +83,7 @@ def make_plan(folder: Path, now: dt.datetime, *, update: bool) -> Plan:
         missing = []
     times, not_before = _times(theirs, now, len(missing))
     added = [(f"{time}_{one.topic}.sql", one.text) for time, one in zip(times, missing, strict=True)]
-    return Plan(
+    return MigrationPlan(
         present=sorted(by_text[one.text] for one in ours if one.text in by_text),
         changed=changed,
         added=added,

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import supabase
 
-from processors_v2._http import UnsharedTransport
+from processors_v2._transport.http import UnsharedTransport
 
 _PREFIX = b"/rest/v1"
 # As long as supabase-py itself waits by default.

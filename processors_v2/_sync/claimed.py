@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from processors_v2._errors import PermanentError, StageConflict
 from processors_v2._pulse import Pulse
-from processors_v2._sync import primitives
+from processors_v2._sync import cancellation
 from processors_v2._sync.context import StageContext
 
 if TYPE_CHECKING:
-    from processors_v2._sync.writers import Writers
+    from processors_v2._sync.tracker import StageTracker
 
 
 class ClaimedRun(StageContext):
@@ -39,7 +39,7 @@ class ClaimedRun(StageContext):
     _is_entered = False
 
     @classmethod
-    def _of(cls, tracker: "Writers", claimed: dict[str, Any], worker: str, since: float) -> "ClaimedRun":
+    def _of(cls, tracker: "StageTracker", claimed: dict[str, Any], worker: str, since: float) -> "ClaimedRun":
         """Begin to hold a run.
 
         Args:
@@ -84,8 +84,8 @@ class ClaimedRun(StageContext):
         """
         pulse = self._running()
         pulse.stop()
-        primitives.settle(pulse)
-        released = primitives.shielded(self._give_back())
+        cancellation.settle(pulse)
+        released = cancellation.shielded(self._give_back())
         self._note_closed("released")
         return released
 

@@ -10,13 +10,14 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from processors_v2 import _calls, _json
+from processors_v2._calls import arguments, queue, runs, storable
 from processors_v2._errors import InvalidArgument, StageBusy, StageConflict, StageLost, StageTrackerError
 from processors_v2._pulse import Pulse, Values
-from processors_v2._sync import primitives
+from processors_v2._sync import cancellation
+from processors_v2._sync.tracking import Tracking
 
 if TYPE_CHECKING:
-    from processors_v2._sync.writers import Writers
+    from processors_v2._sync.tracker import StageTracker
 
 _logger = logging.getLogger("processors_v2")
 
@@ -28,7 +29,7 @@ def this_worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class StageContext(primitives.Tracking):
+class StageContext(Tracking):
     """Runs a stage: starts it, keeps its lease, and completes it at the end of the block, or fails it on an exception.
 
     ::
@@ -61,7 +62,7 @@ class StageContext(primitives.Tracking):
 
     def __init__(
         self,
-        tracker: "Writers",
+        tracker: "StageTracker",
         document_id: str | uuid.UUID,
         stage_name: str | Enum,
         *,
@@ -70,8 +71,8 @@ class StageContext(primitives.Tracking):
         worker: str | None = None,
     ) -> None:
         self.tracker = tracker
-        self.document_id = _calls.document_id(document_id)
-        self.stage_name = _calls.stage_name(stage_name)
+        self.document_id = arguments.document_id(document_id)
+        self.stage_name = arguments.stage_name(stage_name)
         self.metadata: dict[str, Any] = {}
         self.claim_id: uuid.UUID | None = None
         self.closed_as: str | None = None
@@ -102,7 +103,7 @@ class StageContext(primitives.Tracking):
             or uuid.uuid4()
         )
         try:
-            started = primitives.shielded(
+            started = cancellation.shielded(
                 self.tracker.start_stage(
                     self.document_id,
                     self.stage_name,
@@ -112,9 +113,9 @@ class StageContext(primitives.Tracking):
                 )
             )
         except BaseException as error:
-            if primitives.is_cancelled(error):
+            if cancellation.is_cancelled(error):
                 # The stage may have been started meanwhile, for nobody.
-                primitives.shielded(self._give_back(), error)
+                cancellation.shielded(self._give_back(), error)
             self.claim_id = None
             raise
         if not started:
@@ -147,7 +148,7 @@ class StageContext(primitives.Tracking):
         pulse = self._running()
         try:
             pulse.stop()
-            self.closed_as = primitives.shielded(self._end(pulse, error), error)
+            self.closed_as = cancellation.shielded(self._end(pulse, error), error)
         finally:
             self.tracker._leave(self)  # noqa: SLF001
             self._pulse = self.claim_id = None
@@ -163,8 +164,8 @@ class StageContext(primitives.Tracking):
             InvalidArgument: Not a number of 0 to 100, or metadata that cannot be stored.
             StageLost: This run is over: stop the work.
         """
-        given = _json.metadata(metadata) if metadata else {}
-        value = _calls.percent(progress)
+        given = storable.metadata(metadata) if metadata else {}
+        value = arguments.percent(progress)
         if value is not None and not 0 <= value <= 100:  # noqa: PLR2004
             # The database says the same, but later, and not at all when the block ends before.
             raise InvalidArgument(
@@ -214,7 +215,7 @@ class StageContext(primitives.Tracking):
 
     def _end(self, pulse: Pulse, error: BaseException | None) -> str | None:
         """Record how the block ended, unless the run is over; return as what it is closed."""
-        primitives.settle(pulse)
+        cancellation.settle(pulse)
         self.tracker._leave(self)  # noqa: SLF001
         if self.closed_as is not None:
             return self.closed_as
@@ -231,7 +232,7 @@ class StageContext(primitives.Tracking):
         """Write everything that was reported, before the stage is closed by a call inside of the block."""
         pulse = self._running()
         pulse.stop()
-        primitives.settle(pulse)
+        cancellation.settle(pulse)
         progress, _ = pulse.unwritten() or (None, None)
         if pulse.error is not None:
             raise pulse.error
@@ -246,7 +247,7 @@ class StageContext(primitives.Tracking):
 
     def _give_back(self) -> bool:
         assert self.claim_id is not None  # noqa: S101 - for the type checker
-        call = _calls.release_stages([(self.document_id, self.stage_name, self.claim_id)])
+        call = queue.release_stages([(self.document_id, self.stage_name, self.claim_id)])
         return bool((self.tracker._transport.send(call))["released"])  # noqa: SLF001
 
     def _running(self) -> Pulse:
@@ -267,7 +268,7 @@ class StageContext(primitives.Tracking):
         """Record a failure; the exception itself is what the caller gets to see, whatever happens here."""
         try:
             if unwritten is not None and not isinstance(error, StageTrackerError):
-                call = _calls.update_stage_progress(self.document_id, self.stage_name, *unwritten, self.claim_id)
+                call = runs.update_stage_progress(self.document_id, self.stage_name, *unwritten, self.claim_id)
                 self.tracker._transport.send(call, retry=False)  # noqa: SLF001
         except StageTrackerError as problem:
             _logger.warning("%r: the last progress was not recorded: %s", self, problem)

@@ -4,8 +4,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from processors_v2._calls import Call
-from processors_v2._sync.transports import Transport
+from processors_v2._calls.call import Call
+from processors_v2._sync.transport import Transport
 
 _PAGE = 100
 

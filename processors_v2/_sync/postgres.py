@@ -13,10 +13,10 @@ from typing import Any
 
 import psycopg
 
-from processors_v2 import _postgres
-from processors_v2._calls import Call
-from processors_v2._sync import primitives
-from processors_v2._sync.transports import Transport
+from processors_v2._calls.call import Call
+from processors_v2._sync.pool import Pool, close_with
+from processors_v2._sync.transport import Transport
+from processors_v2._transport import postgres
 
 # To tell a server to give up a statement is a courtesy that must not take long.
 _CANCEL_SECONDS = 1.0
@@ -29,7 +29,7 @@ class _Connection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Drive a statement, no longer than the deadline."""
-        return super().wait(_postgres.bounded(gen, self.deadline), *args, **kwargs)
+        return super().wait(postgres.bounded(gen, self.deadline), *args, **kwargs)
 
 
 class PostgresTransport(Transport):
@@ -43,22 +43,22 @@ class PostgresTransport(Transport):
 
     def __init__(self, url: str, *, timeout: float, retry_for: float) -> None:
         super().__init__(url, timeout=timeout, retry_for=retry_for)
-        self._parameters = _postgres.parameters(url)
-        self._connections: primitives.FreeList[_Connection | None] = primitives.FreeList(lambda: None)
-        primitives.close_with(self, self._connections)
+        self._parameters = postgres.parameters(url)
+        self._connections: Pool[_Connection | None] = Pool(lambda: None)
+        close_with(self, self._connections)
 
     def __repr__(self) -> str:
-        return f"PostgresTransport({_postgres.shown(self._parameters)})"
+        return f"PostgresTransport({postgres.without_password(self._parameters)})"
 
     @property
     def host(self) -> str:
         """Host of the database, for messages."""
-        return _postgres.host_of(self._parameters)
+        return postgres.host_of(self._parameters)
 
     @property
     def place(self) -> str:
         """Which database it is, apart from others that this process has to do with."""
-        return _postgres.shown(self._parameters)
+        return postgres.without_password(self._parameters)
 
     def close(self) -> None:
         """Close the connections that are not in use; a later call opens others."""
@@ -67,19 +67,19 @@ class PostgresTransport(Transport):
                 connection.close()
 
     def _exchange(self, call: Call[Any], seconds: float) -> Any:
-        query, values = _postgres.statement(call)
+        query, values = postgres.statement(call)
         deadline = time.monotonic() + seconds
         connection = self._connection(seconds)
         connection.deadline = deadline
         try:
             cursor = connection.execute(query, values)
             row = cursor.fetchone()
-        except _postgres.DeadlineError as error:
+        except postgres.DeadlineError as error:
             _give_up(connection)
-            raise _postgres.no_answer(seconds) from error
+            raise postgres.no_answer(seconds) from error
         except psycopg.Error as error:
             self._give(connection)
-            raise _postgres.problem_of(error) from error
+            raise postgres.problem_of(error) from error
         except BaseException:
             # Ctrl-C or a cancelled task: nobody knows what the connection is busy with.
             connection.pgconn.finish()
@@ -94,10 +94,10 @@ class PostgresTransport(Transport):
             free.pgconn.finish()
         try:
             return _Connection.connect(
-                _postgres.conninfo(self._parameters, seconds), autocommit=True, prepare_threshold=None
+                postgres.conninfo(self._parameters, seconds), autocommit=True, prepare_threshold=None
             )
         except psycopg.OperationalError as error:
-            raise _postgres.no_connection(error) from error
+            raise postgres.no_connection(error) from error
 
     def _give(self, connection: _Connection) -> None:
         if connection.closed:

@@ -1,28 +1,32 @@
 # Made from _async/queue.py by tools/unasync.py: change that one.
-"""The calls of workers: runs out of the queue, and many of them at once."""
+"""Runs out of the queue, and many of them at once."""
 
 import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from processors_v2 import _calls
+from processors_v2._calls import arguments, queue
+from processors_v2._calls.call import Call
 from processors_v2._errors import StageTrackerError
-from processors_v2._models import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
 from processors_v2._pulse import Run
-from processors_v2._sync import primitives
+from processors_v2._shapes.queue import HeartbeatAnswer, OutcomeAnswer, ReleaseAnswer, StageOutcome, StageRun
+from processors_v2._sync import cancellation
 from processors_v2._sync.claimed import ClaimedRun
 from processors_v2._sync.context import this_worker
-from processors_v2._sync.writers import Writers
+from processors_v2._sync.runs import Runs
+
+if TYPE_CHECKING:
+    from processors_v2._sync.tracker import StageTracker
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("processors_v2")
 
 
-class Queue(Writers):
+class Queue(Runs):
     """Methods of StageTracker."""
 
     def claim(
@@ -51,13 +55,14 @@ class Queue(Writers):
         names = [stage_name] if isinstance(stage_name, str | Enum) else list(stage_name)
         worker = worker or this_worker()
         since = time.monotonic()
-        stages = [_calls.stage_name(name) for name in names]
+        stages = [arguments.stage_name(name) for name in names]
         claim_id = uuid.uuid4()
-        call = _calls.claim_stages(stages, worker, limit, lease_seconds, claim_id)
+        call = queue.claim_stages(stages, worker, limit, lease_seconds, claim_id)
         claimed = self._claimed(
             call, lambda answer: [(one["document_id"], one["stage_name"], claim_id) for one in answer]
         )
-        return [ClaimedRun._of(self, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
+        tracker = cast("StageTracker", self)
+        return [ClaimedRun._of(tracker, one, worker, since) for one in claimed]  # noqa: SLF001 - the two are one
 
     def get_next_document(self, stage_name: str | Enum, *, worker: str | None = None) -> dict[str, Any] | None:
         """Claim the next document that is ready for a stage.
@@ -75,8 +80,8 @@ class Queue(Writers):
         Raises:
             DatabaseUnavailable: No answer. The claim may have happened: nothing is lost by it, since its lease ends.
         """
-        stage, claim_id = _calls.stage_name(stage_name), uuid.uuid4()
-        call = _calls.get_next_document(stage, worker or this_worker(), claim_id)
+        stage, claim_id = arguments.stage_name(stage_name), uuid.uuid4()
+        call = queue.get_next_document(stage, worker or this_worker(), claim_id)
         document = self._claimed(call, lambda row: [] if row is None else [(row["id"], stage, claim_id)])
         if document is not None:
             self._claims.remember(document["id"], stage, claim_id)
@@ -94,8 +99,8 @@ class Queue(Writers):
         Raises:
             InvalidArgument: An id is none; nothing was changed.
         """
-        given = [_calls.outcome(outcome) for outcome in outcomes]
-        answers = self._transport.send(_calls.finish_stages(given))
+        given = [queue.outcome(outcome) for outcome in outcomes]
+        answers = self._transport.send(queue.finish_stages(given))
         for outcome, answer in zip(given, answers, strict=True):
             state, document, stage = outcome["outcome"], outcome["document_id"], outcome["stage_name"]
             if not answer["ok"] or state == "progress":
@@ -107,32 +112,32 @@ class Queue(Writers):
 
     def heartbeat(self, runs: Iterable[StageRun]) -> HeartbeatAnswer:
         """Renew the leases of many runs; contexts and claimed runs do it by themselves. Safe to repeat."""
-        call = _calls.heartbeat([_calls.run(run) for run in runs])
+        call = queue.heartbeat([queue.run(run) for run in runs])
         return cast("HeartbeatAnswer", self._transport.send(call))
 
     def release_stages(self, runs: Iterable[StageRun]) -> ReleaseAnswer:
         """Give many runs back untouched: no attempt is used up, and they keep their place. Safe to repeat."""
-        given = [_calls.run(run) for run in runs]
-        answer = self._transport.send(_calls.release_stages(given))
+        given = [queue.run(run) for run in runs]
+        answer = self._transport.send(queue.release_stages(given))
         for document, stage, claim_id in given:
             self._is_closed(document, stage, claim_id, "released")
         return cast("ReleaseAnswer", answer)
 
-    def _claimed(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> T:
+    def _claimed(self, call: Call[T], runs: Callable[[T], list[Run]]) -> T:
         """Claim; give back what was claimed for a task that was cancelled meanwhile."""
         try:
-            return primitives.shielded(self._transport.send(call))
+            return cancellation.shielded(self._transport.send(call))
         except BaseException as error:
-            if primitives.is_cancelled(error):
-                primitives.shielded(self._claim_and_release(call, runs), error)
+            if cancellation.is_cancelled(error):
+                cancellation.shielded(self._claim_and_release(call, runs), error)
             raise
 
-    def _claim_and_release(self, call: _calls.Call[T], runs: Callable[[T], list[Run]]) -> bool:
+    def _claim_and_release(self, call: Call[T], runs: Callable[[T], list[Run]]) -> bool:
         try:
             # The same claim again answers the same again.
             given = runs(self._transport.send(call))
             if given:
-                self._transport.send(_calls.release_stages(given))
+                self._transport.send(queue.release_stages(given))
         except StageTrackerError as problem:
             _logger.warning("what was claimed for a cancelled task is held until its lease ends: %s", problem)
             return False

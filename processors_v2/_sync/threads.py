@@ -1,6 +1,6 @@
 """How the background thread of a tracker reaches the database; _async/threads.py is the twin."""
 
-from processors_v2._sync.transports import Transport
+from processors_v2._sync.transport import Transport
 
 
 def for_threads(transport: Transport) -> Transport:

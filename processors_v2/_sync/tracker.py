@@ -7,20 +7,21 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from supabase import Client, create_client
 
-from processors_v2 import _rest, _settings
 from processors_v2._errors import ConfigurationError
 from processors_v2._heart import Heart
-from processors_v2._sync import primitives
-from processors_v2._sync.monitoring import Monitoring
-from processors_v2._sync.operators import Operators
+from processors_v2._sync.events import Events
+from processors_v2._sync.operations import Operations
+from processors_v2._sync.pipeline import Pipeline
+from processors_v2._sync.questions import Questions
 from processors_v2._sync.queue import Queue
-from processors_v2._sync.readers import Readers
+from processors_v2._sync.rest import RestTransport
 from processors_v2._sync.threads import for_threads
-from processors_v2._sync.transports import RestTransport, Transport
-from processors_v2._sync.watching import Watching
+from processors_v2._sync.transport import Transport
+from processors_v2._sync.upkeep import Upkeep
+from processors_v2._transport import environment, rest
 
 
-class StageTracker(Queue, Readers, Monitoring, Watching, Operators):
+class StageTracker(Pipeline, Queue, Operations, Questions, Events, Upkeep):
     """Status of every stage of every document, kept by the database.
 
     May be shared by threads. What a method does and raises beyond this is said in the comment on the SQL function of
@@ -64,7 +65,7 @@ class StageTracker(Queue, Readers, Monitoring, Watching, Operators):
         timeout: float = 10.0,
         retry_for: float = 30.0,
     ) -> None:
-        _rest.check_client(supabase_client, is_async=primitives.IS_ASYNC)
+        rest.check_client(supabase_client, Client)
         transport = RestTransport(supabase_client, timeout=timeout, retry_for=retry_for)
         self._set_up(transport, supabase_client, websocket_callback)
 
@@ -83,7 +84,7 @@ class StageTracker(Queue, Readers, Monitoring, Watching, Operators):
             ConfigurationError: A variable is missing, URL and key are of two places, the key is an anon or publishable
                 one, or the file cannot be read.
         """
-        url, key = _settings.project_from_env()
+        url, key = environment.project_from_env()
         return cls(create_client(url, key), **options)
 
     @classmethod

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from processors_v2 import _calls
+from processors_v2._calls import queue, upkeep
 from processors_v2._errors import DatabaseUnavailable, InvalidArgument, StageTrackerError
 from processors_v2._worker.context import Link, RunContext
 from processors_v2._worker.desk import HOPELESS, Desk, Pauses
@@ -125,7 +125,7 @@ class Claims:
 
     def _claim(self, stages: list[str], limit: int) -> int:
         claim_id = uuid.uuid4()
-        call = _calls.claim_stages(stages, self._worker, min(limit, self._batch), self._lease_seconds, claim_id)
+        call = queue.claim_stages(stages, self._worker, min(limit, self._batch), self._lease_seconds, claim_id)
         pauses = Pauses(_LONGEST_PAUSE)
         answer = None
         tries = 0
@@ -170,7 +170,7 @@ class Claims:
         """Bring back what others have left; return whether there may be something to claim now."""
         self._next_reap = time.monotonic() + random.uniform(0.5, 1.5) * self._reap_seconds  # noqa: S311 - no secret
         try:
-            found = self._desk.send(_calls.reap(_REAP_LIMIT), retry=False)
+            found = self._desk.send(upkeep.reap(_REAP_LIMIT), retry=False)
         except StageTrackerError as problem:
             _logger.warning("reap: %s", problem)
             # Whether the queue is empty is not known.

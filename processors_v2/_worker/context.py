@@ -6,7 +6,8 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from processors_v2 import _calls, _json
+from processors_v2._calls import arguments, storable
+from processors_v2._calls.call import Call
 from processors_v2._errors import InvalidArgument, StageLost, StageTrackerError, UnknownDocument
 from processors_v2._tracking import length_of, progress_of
 
@@ -24,7 +25,7 @@ _values = threading.Lock()
 class Send(Protocol):
     """How a call reaches the database: ``send`` of a transport."""
 
-    def __call__(self, call: _calls.Call[T], *, retry: bool = True, within: float | None = None) -> T:
+    def __call__(self, call: Call[T], *, retry: bool = True, within: float | None = None) -> T:
         """Send a call and return its result; ``within`` seconds at most for one try."""
 
 
@@ -37,7 +38,7 @@ class Link(Protocol):
     def look(self, run: "RunContext") -> None:
         """Find out whether the run is over, where nobody tells."""
 
-    def send(self, call: _calls.Call[T]) -> T:
+    def send(self, call: Call[T]) -> T:
         """Send a call and return its result."""
 
 
@@ -134,8 +135,8 @@ class RunContext:
             StageLost: This run is over: stop the work.
             StageCancelled: It was taken away on purpose.
         """
-        given = _json.metadata(metadata) if metadata else {}
-        value = _calls.percent(progress)
+        given = storable.metadata(metadata) if metadata else {}
+        value = arguments.percent(progress)
         if value is not None and not 0 <= value <= 100:  # noqa: PLR2004
             # The database says the same, but too late for the handler to hear it.
             raise InvalidArgument(
@@ -193,7 +194,7 @@ class RunContext:
         Args:
             reason: Kept in metadata["reason"].
         """
-        self._reason = _json.storable_text(str(reason))
+        self._reason = storable.text(str(reason))
 
     def document(self) -> dict[str, Any]:
         """Read the row of the document as it is now.
@@ -208,7 +209,7 @@ class RunContext:
         """
         document = uuid.UUID(self.document_id)
         sql = f"select coalesce(jsonb_agg(to_jsonb(d)), '[]') from krai_core.documents d where d.id = '{document}'"  # noqa: S608 - a UUID
-        return self._link.send(_calls.Call(f"documents?id=eq.{document}", None, self._row, repeatable=True, sql=sql))
+        return self._link.send(Call(f"documents?id=eq.{document}", None, self._row, repeatable=True, sql=sql))
 
     def _row(self, rows: Any) -> dict[str, Any]:
         if not rows:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from processors_v2 import _calls, _json
+from processors_v2._calls import arguments, storable
 from processors_v2._errors import PermanentError
 from processors_v2._worker.context import RunContext
 
@@ -78,7 +78,7 @@ def of_return(run: RunContext, returned: object) -> Ending:
             run.stage_name,
             type(returned).__name__,
         )
-    metadata = _json.metadata(run.metadata) if run.metadata else None
+    metadata = storable.metadata(run.metadata) if run.metadata else None
     if run._reason is not None:
         return Ending("skipped", metadata, reason=run._reason)
     return Ending("completed", metadata)
@@ -87,7 +87,7 @@ def of_return(run: RunContext, returned: object) -> Ending:
 def of_error(run: RunContext, error: BaseException) -> Ending:
     """Return the ending of a run whose handler raised."""
     try:
-        metadata = _json.metadata(run.metadata)
+        metadata = storable.metadata(run.metadata)
     except ValueError:
         # What cannot be stored is often the error itself, and must not hide it.
         metadata = None
@@ -96,7 +96,7 @@ def of_error(run: RunContext, error: BaseException) -> Ending:
     return Ending(
         "failed",
         metadata,
-        error=_json.storable_text(_calls.error_text(error)),
+        error=storable.text(arguments.error_text(error)),
         retry=not isinstance(error, PermanentError),
         progress=run._progress,
         trace="".join(traceback.format_exception(error)),

@@ -11,7 +11,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from processors_v2 import _calls
+from processors_v2._calls import queue as queue_calls
+from processors_v2._calls.call import Call
 from processors_v2._errors import ConfigurationError, StageLost, StageTrackerError
 from processors_v2._sync.tracker import StageTracker
 from processors_v2._worker.claims import Claims
@@ -203,7 +204,7 @@ class Engine:
         while asked:
             try:
                 answer = self._desk.send(
-                    _calls.release_stages([run._identity() for run in asked]),
+                    queue_calls.release_stages([run._identity() for run in asked]),
                     retry=False,
                     within=max(_SHORTEST_CALL, until - time.monotonic()),
                 )
@@ -281,7 +282,7 @@ class Engine:
     def look(self, run: RunContext) -> None:
         """Nothing: the keeper tells the runs that are over."""
 
-    def send(self, call: _calls.Call[T]) -> T:
+    def send(self, call: Call[T]) -> T:
         """Send a call and return its result."""
         return self._desk.send(call)
 

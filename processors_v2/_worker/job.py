@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from processors_v2 import _calls
+from processors_v2._calls import queue, runs
+from processors_v2._calls.call import Call
 from processors_v2._errors import ConfigurationError, DatabaseUnavailable, InvalidArgument, StageTrackerError
 from processors_v2._heart import over
 from processors_v2._sync.tracker import StageTracker
@@ -82,7 +83,7 @@ class ChildLink:
         if self._pickled is None or now < run._next_write:
             return
         progress, metadata = run._take()
-        call = _calls.update_stage_progress(run.document_id, run.stage_name, progress, metadata, run.claim_id)
+        call = runs.update_stage_progress(run.document_id, run.stage_name, progress, metadata, run.claim_id)
         try:
             self._tracker()._transport.send(call, retry=False)
         except DatabaseUnavailable as problem:
@@ -100,7 +101,7 @@ class ChildLink:
         if self._pickled is None or time.monotonic() < self._next_look:
             return
         try:
-            answer = self._tracker()._transport.send(_calls.heartbeat([run._identity()]), retry=False)
+            answer = self._tracker()._transport.send(queue.heartbeat([run._identity()]), retry=False)
         except DatabaseUnavailable as problem:
             _logger.warning("%r: whether the run is over is not known: %s; tried again", run, problem)
         else:
@@ -108,7 +109,7 @@ class ChildLink:
                 run._over = over(run._identity(), cancelled=bool(answer["cancelled"]))
         self._next_look = time.monotonic() + _LOOK_EVERY
 
-    def send(self, call: _calls.Call[T]) -> T:
+    def send(self, call: Call[T]) -> T:
         """Send a call through the tracker of this process.
 
         Raises:

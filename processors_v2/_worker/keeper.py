@@ -5,7 +5,7 @@ import random
 import threading
 import time
 
-from processors_v2 import _calls
+from processors_v2._calls import queue
 from processors_v2._errors import StageTrackerError
 from processors_v2._heart import over
 from processors_v2._worker.desk import Desk
@@ -75,7 +75,7 @@ class Keeper:
         try:
             # No longer than the lease is worth waiting for.
             within = max(_SHORTEST_CALL, self._every)
-            answer = self._desk.send(_calls.heartbeat([run._identity() for run in runs]), retry=False, within=within)
+            answer = self._desk.send(queue.heartbeat([run._identity() for run in runs]), retry=False, within=within)
         except StageTrackerError as problem:
             _logger.warning("the leases of %d runs were not renewed: %s; tried again", len(runs), problem)
             # A third of a long lease would be a long time to leave it alone.

@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from processors_v2 import _operator_calls
+from processors_v2._calls import upkeep
 from processors_v2._errors import InvalidArgument, StageTrackerError
 from processors_v2._worker.desk import HOPELESS, Desk
 
@@ -43,7 +43,7 @@ class Pruner:
         """Be the thread."""
         if self._older_than is None:
             return
-        call = _operator_calls.prune_runs(self._older_than, _LIMIT, keep_failures=True)
+        call = upkeep.prune_runs(self._older_than, _LIMIT, keep_failures=True)
         pause = random.uniform(0, self._every)  # noqa: S311 - no secret
         while not self._closed.wait(pause):
             pause = random.uniform(0.5, 1.5) * self._every  # noqa: S311 - no secret

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from processors_v2 import _calls
+from processors_v2._calls import queue
 from processors_v2._errors import (
     DatabaseUnavailable,
     InvalidArgument,
@@ -175,7 +175,7 @@ class Reports:
         while parts:
             part = parts.pop()
             try:
-                answers = self._desk.send(_calls.finish_stages([outcome for _, outcome in part]), retry=False)
+                answers = self._desk.send(queue.finish_stages([outcome for _, outcome in part]), retry=False)
             except StageTrackerError as problem:
                 _logger.warning("%d outcomes were not delivered: %s", len(part), problem)
                 if isinstance(problem, InvalidArgument) and len(part) == 1:

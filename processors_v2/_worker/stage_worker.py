@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any, NoReturn
 
-from processors_v2 import _calls
+from processors_v2._calls import arguments
 from processors_v2._errors import ConfigurationError
 from processors_v2._sync.tracker import StageTracker
 from processors_v2._worker.context import RunContext
@@ -198,7 +198,7 @@ class StageWorker:
 def _checked_handlers(handlers: Mapping[Any, Callable[[RunContext], Any]]) -> dict[str, Callable[[RunContext], Any]]:
     if not isinstance(handlers, Mapping) or not handlers:
         raise ConfigurationError("there are no handlers", hint='Pass a mapping such as {"text_extraction": extract}')
-    named = {_calls.stage_name(stage): handler for stage, handler in handlers.items()}
+    named = {arguments.stage_name(stage): handler for stage, handler in handlers.items()}
     for stage, handler in named.items():
         if not callable(handler):
             raise ConfigurationError(f"the handler of stage {stage} is a {type(handler).__name__}, not a function")
@@ -208,7 +208,7 @@ def _checked_handlers(handlers: Mapping[Any, Callable[[RunContext], Any]]) -> di
 def _checked_concurrency(concurrency: int | Mapping[str, int], handlers: Mapping[str, object]) -> int | dict[str, int]:
     if not isinstance(concurrency, Mapping):
         return _places(concurrency)
-    named = {_calls.stage_name(stage): _places(count) for stage, count in concurrency.items()}
+    named = {arguments.stage_name(stage): _places(count) for stage, count in concurrency.items()}
     if named.keys() != handlers.keys():
         raise ConfigurationError(
             f"concurrency names the stages {sorted(named)}, handlers {sorted(handlers)}",

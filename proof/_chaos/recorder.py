@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from processors_v2._calls import Call
+from processors_v2._calls.call import Call
 from processors_v2._errors import StageTrackerError
 
 _OPENS = {"claim_stages": "claim", "start_stage": "start"}

@@ -13,7 +13,10 @@ from typing import Any, Generic, TypeVar
 import psycopg
 import supabase
 
-from processors_v2 import _calls, _postgres
+from processors_v2._calls import queue, upkeep
+from processors_v2._calls import runs as runs_calls
+from processors_v2._calls.call import Call
+from processors_v2._transport import postgres
 from processors_v2.errors import StageTrackerError
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
@@ -37,9 +40,9 @@ class InTransaction:
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:
         self.connection = connection
 
-    def send(self, call: _calls.Call[T], **_: object) -> T:
+    def send(self, call: Call[T], **_: object) -> T:
         """Call a function."""
-        row = self.connection.execute(*_postgres.statement(call)).fetchone()
+        row = self.connection.execute(*postgres.statement(call)).fetchone()
         assert row is not None
         return call.parse(row[0])
 
@@ -54,13 +57,13 @@ class Hand:
     def claim(self, stages: list[str] = ALL, limit: int = 1, lease_seconds: float = _LONG) -> list["Held"]:
         """Claim; return what came."""
         claim = uuid.uuid4()
-        answer = self.transport.send(_calls.claim_stages(stages, self.life.name, limit, lease_seconds, claim))
+        answer = self.transport.send(queue.claim_stages(stages, self.life.name, limit, lease_seconds, claim))
         return [Held(self, run["document_id"], run["stage_name"], claim) for run in answer]
 
     def start(self, document: str, stage: str, lease_seconds: float = _LONG) -> "Held | None":
         """Start a stage; return it, or None where it is held."""
         claim = uuid.uuid4()
-        is_mine = self.transport.send(_calls.start_stage(document, stage, claim, self.life.name, lease_seconds))
+        is_mine = self.transport.send(runs_calls.start_stage(document, stage, claim, self.life.name, lease_seconds))
         return Held(self, document, stage, claim) if is_mine else None
 
     def finish(self, runs: list["Held"], outcome: str = "completed", *, retry: bool = False) -> list[str]:
@@ -68,7 +71,7 @@ class Hand:
         outcomes = [run.outcome(outcome, retry=retry) for run in runs]
         if not outcomes:
             return []
-        return ["ok" if said["ok"] else said["error"] for said in self.transport.send(_calls.finish_stages(outcomes))]
+        return ["ok" if said["ok"] else said["error"] for said in self.transport.send(queue.finish_stages(outcomes))]
 
     def die(self) -> None:
         """Do nothing any more, as after kill -9."""
@@ -93,7 +96,7 @@ class Held:
 
     def complete(self) -> str:
         """Complete it by the single call; return ok, or the word of the error."""
-        call = _calls.complete_stage(self.document, self.stage, {"finished": str(self.claim)}, self.claim)
+        call = runs_calls.complete_stage(self.document, self.stage, {"finished": str(self.claim)}, self.claim)
         try:
             self.hand.transport.send(call)
         except StageTrackerError as error:
@@ -148,7 +151,7 @@ class Scene:
     def until_nothing_runs(self, hand: Hand) -> None:
         """Let leases end."""
         while self.connection.execute("select 1 from krai_core.stage_runs where status = 'running'").fetchone():
-            hand.transport.send(_calls.reap())
+            hand.transport.send(upkeep.reap())
             time.sleep(0.02)
 
     def drain(self, stages: list[str] = ALL) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 
 import supabase
 
-from processors_v2 import _calls
+from processors_v2._calls import queue, upkeep
+from processors_v2._calls import runs as runs_calls
+from processors_v2._calls.call import Call
 from processors_v2.errors import DatabaseUnavailable, PermanentError, StageTrackerError
 from processors_v2.stage_tracker import StageTracker
 from processors_v2.worker import RunContext, StageWorker
@@ -150,7 +152,7 @@ class Plain:
         while True:
             drawn = self._random.random()
             if drawn < 0.1:
-                self._send(_calls.reap(100))
+                self._send(upkeep.reap(100))
             runs = self._start() if drawn > 0.85 else self._claim()
             if not runs:
                 time.sleep(self._random.uniform(0.02, 0.2))
@@ -164,18 +166,18 @@ class Plain:
         claim = uuid.uuid4()
         stages = self._fates.shuffled(STAGES)[: self._random.choice([1, 8])]
         limit = self._random.choice([1, 4, 10])
-        answer = self._send(_calls.claim_stages(stages, self._name, limit, self._lease_seconds, claim))
+        answer = self._send(queue.claim_stages(stages, self._name, limit, self._lease_seconds, claim))
         return [(run["document_id"], run["stage_name"], claim) for run in answer or []]
 
     def _start(self) -> list[Run]:
         stage = self._random.choice(STAGES)
         arguments = {"p_stage_name": stage, "p_limit": 10}
-        page = self._send(_calls.Call("rpc/get_documents_ready_for", arguments, dict, repeatable=True))
+        page = self._send(Call("rpc/get_documents_ready_for", arguments, dict, repeatable=True))
         documents = page["documents"]
         if not documents:
             return []
         document, claim = self._random.choice(documents)["id"], uuid.uuid4()
-        started = self._send(_calls.start_stage(document, stage, claim, self._name, self._lease_seconds))
+        started = self._send(runs_calls.start_stage(document, stage, claim, self._name, self._lease_seconds))
         return [(document, stage, claim)] if started else []
 
     def _handle(self, run: Run) -> dict[str, Any] | None:
@@ -183,13 +185,13 @@ class Plain:
         if self._random.random() < 0.2:
             touched = {f"touched {claim}": True}
             if self._random.random() < 0.5:
-                self._send(_calls.update_stage_progress(document, stage, 50, touched, claim))
+                self._send(runs_calls.update_stage_progress(document, stage, 50, touched, claim))
             else:
                 self._report([_outcome(run, "progress", progress=50, metadata=touched)])
         self._fates.take_time()
         outcome = self._fates.outcome(stage)
         if outcome == "released":
-            self._send(_calls.release_stages([run]))
+            self._send(queue.release_stages([run]))
             return None
         if outcome in {"failed", "permanent"}:
             return _outcome(run, "failed", error=f"failed by {claim}", retry=outcome == "failed")
@@ -200,7 +202,7 @@ class Plain:
     def _report(self, outcomes: list[dict[str, Any]]) -> None:
         if self._random.random() < 0.7:
             if outcomes:
-                self._send(_calls.finish_stages(outcomes))
+                self._send(queue.finish_stages(outcomes))
             return
         for outcome in outcomes:
             self._report_one(outcome)
@@ -208,15 +210,15 @@ class Plain:
     def _report_one(self, outcome: dict[str, Any]) -> None:
         document, stage, claim = outcome["document_id"], outcome["stage_name"], uuid.UUID(outcome["claim_id"])
         if outcome["outcome"] == "completed":
-            self._send(_calls.complete_stage(document, stage, outcome["metadata"], claim))
+            self._send(runs_calls.complete_stage(document, stage, outcome["metadata"], claim))
         elif outcome["outcome"] == "skipped":
-            self._send(_calls.skip_stage(document, stage, outcome["reason"], claim))
+            self._send(runs_calls.skip_stage(document, stage, outcome["reason"], claim))
         elif outcome["outcome"] == "failed" and not outcome["retry"]:
-            self._send(_calls.fail_stage(document, stage, outcome["error"], None, claim))
+            self._send(runs_calls.fail_stage(document, stage, outcome["error"], None, claim))
         else:
-            self._send(_calls.finish_stages([outcome]))
+            self._send(queue.finish_stages([outcome]))
 
-    def _send(self, call: _calls.Call[Any]) -> Any:
+    def _send(self, call: Call[Any]) -> Any:
         """Send until there is an answer; a refusal is one, and the journal has it."""
         while True:
             try:
@@ -234,14 +236,14 @@ class Plain:
             time.sleep(self._lease_seconds / 3)
             if runs := list(self._held):
                 try:
-                    self._transport.send(_calls.heartbeat(runs), retry=False)
+                    self._transport.send(queue.heartbeat(runs), retry=False)
                 except StageTrackerError:
                     # Once more at once, and then in a third of the lease.
                     self._again(runs)
 
     def _again(self, runs: list[Run]) -> None:
         try:
-            self._transport.send(_calls.heartbeat(runs), retry=False)
+            self._transport.send(queue.heartbeat(runs), retry=False)
         except StageTrackerError:
             return
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import supabase
 
-from processors_v2._http import certificates
+from processors_v2._transport.http import certificates
 from proof._chaos import worker
 
 _FAILED = 1

@@ -14,7 +14,6 @@ import httpx
 import psycopg
 import pytest
 
-from processors_v2 import _settings
 from processors_v2._local.keys import sign
 from processors_v2._local.process import free_port
 from processors_v2.api import app
@@ -236,17 +235,6 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch
     forget_project(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return monkeypatch
-
-
-def test_the_newest_kind_of_key_counts(clean: pytest.MonkeyPatch) -> None:
-    """A dictionary of publishable keys comes before a single one, and that before the anon key."""
-    clean.setenv("SUPABASE_URL", URL)
-    for name, value in zip(
-        reversed(NAMES), ("anon", "sb_publishable_1", '{"default": "sb_publishable_2"}'), strict=True
-    ):
-        clean.setenv(name, value)
-        expected = "sb_publishable_2" if name == NAMES[0] else value
-        assert _settings.publishable_project_from_env() == (URL, expected)
 
 
 def test_uvicorn_ends_with_the_error(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The command in this process, an environment without variables of others, and a gateway before PostgREST."""
 
 import json
-import os
 import re
 import sys
 import threading
@@ -17,62 +16,27 @@ import psycopg
 import pytest
 
 from processors_v2._local.project import migrations_folder
-from processors_v2.cli import main
 from processors_v2.local import LocalSupabase
 from processors_v2.stage_tracker import StageTracker
 
 # The modules beside the tests are no package: pytest imports tests by their paths.
 sys.path.insert(0, str(Path(__file__).parent))
 
-Run = Callable[..., "Result"]
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
+Run = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty working directory; no variables of Supabase, and none that change what a terminal can do."""
-    for name in list(os.environ):
-        if name.startswith(("SUPABASE_", "DATABASE_URL")) or name in {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"}:
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, its output going to pipes."""
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["stage-tracker", *map(str, arguments)])
-        # What an option sets in the environment ends with the command.
-        before = dict(os.environ)
-        capfd.readouterr()
-        try:
-            code = main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-        out, err = capfd.readouterr()
-        return Result(code, out, err)
-
-    return call
+def folder(folder: Path) -> Path:
+    """An empty working directory and environment for every test, whether it looks at it or not."""
+    return folder
 
 
 @pytest.fixture
 def seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command in this process, and return what it shows on a terminal of some columns."""
 
-    def call(columns: int, *arguments: object) -> Result:
+    def call(columns: int, *arguments: object) -> Any:
         for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(columns)}.items():
             monkeypatch.setenv(name, value)
         return run(*arguments)

@@ -7,7 +7,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +14,11 @@ import psycopg
 import pytest
 import supabase
 
-from processors_v2 import _versions
 from processors_v2._doctor import examination
 from processors_v2._doctor.rest import Gateway
 from processors_v2._local.database import url_to_database
 from processors_v2._local.process import free_port, wait_until
+from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.doctor import Finding, examine, is_green
 from processors_v2.local import LocalSupabase
 
@@ -175,8 +174,8 @@ def test_a_database_of_another_version(
     """An older database needs the migrations, and a newer one a newer client."""
     sql(VERSION.format(version))
     finding = found(stack.client(), "version")
-    sql(VERSION.format(_versions.SCHEMA))
-    assert f"has version {version}, and this client is made for {_versions.SCHEMA}" in finding.message
+    sql(VERSION.format(SCHEMA_VERSION))
+    assert f"has version {version}, and this client is made for {SCHEMA_VERSION}" in finding.message
     assert remedy in str(finding.remedy)
 
 
@@ -186,7 +185,7 @@ def test_an_older_database_that_cannot_tell(stack: LocalSupabase, sql: Callable[
     sql(VERSION.format("0.0"), "drop function krai_core.get_installation()")
     stack.reload_schema()
     finding = found(stack.client(), "version")
-    sql(VERSION.format(_versions.SCHEMA), definition)
+    sql(VERSION.format(SCHEMA_VERSION), definition)
     sql(
         "revoke execute on function krai_core.get_installation() from public",
         "grant execute on function krai_core.get_installation() to service_role",
@@ -333,38 +332,8 @@ def test_the_command_is_green(run: Callable[..., Any], project: LocalSupabase) -
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("variables", "check", "remedy"),
-    [
-        ({}, "url", "Set it to the URL of the project"),
-        ({"SUPABASE_URL": "postgresql://x"}, "url", "Set it to the URL of the project"),
-        ({"SUPABASE_URL": "http://127.0.0.1:9"}, "key", "Set the secret key"),
-        ({"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SECRET_KEY": "sb_publishable_x"}, "key", "needs the secret"),
-    ],
-    ids=["nothing", "no http", "no key", "publishable"],
-)
-def test_the_command_without_what_it_needs(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], check: str, remedy: str
-) -> None:
-    """A variable that is missing or wrong is a finding like others: exit code 1, what and remedy."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    done = run("doctor", "--json")
-    [problem] = [finding for finding in json.loads(done.out)["findings"] if finding["level"] == "problem"]
-    assert (done.code, problem["check"]) == (1, check)
-    assert remedy in problem["remedy"]
-    shown = run("doctor").out.splitlines()
-    assert shown[0].startswith(f"problem {check} ")
-    assert remedy in shown[1]
-
-
 def test_the_command_with_a_database_url_alone(run: Callable[..., Any], direct: str) -> None:
     """With nothing but SUPABASE_DB_URL the database is looked at, and no word is lost about PostgREST."""
     assert direct
     done = run("doctor", "--json")
     assert (done.code, json.loads(done.out)["findings"][0]["check"]) == (0, "database")
-
-
-def test_the_command_in_a_folder_that_is_not_there(run: Callable[..., Any], folder: Path) -> None:
-    """A folder that does not exist is a wrong command line."""
-    assert run("doctor", "--project", folder / "nowhere").code == 2

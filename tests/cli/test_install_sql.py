@@ -1,6 +1,5 @@
 """``stage-tracker sql``: all migrations as one text, sent as one message."""
 
-import json
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,12 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from processors_v2 import _versions
 from processors_v2._local.project import migrations_folder
+from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.local import LocalSupabase
 
-# What the dashboard accepts, in bytes; its editor refuses more before it sends anything.
-EDITOR_LIMIT = 0.98 * 1024 * 1024
 SQL = Path(__file__).parents[1] / "migrations" / "sql"
 CATALOG = (SQL / "catalog.sql").read_bytes()
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -75,7 +72,7 @@ def test_one_message_makes_what_the_migrations_make(local: LocalSupabase, bare: 
     notices: list[str] = []
     bare.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
     for _ in range(2):
-        assert send(bare, text) == f"stage tracker {_versions.SCHEMA}".encode()
+        assert send(bare, text) == f"stage tracker {SCHEMA_VERSION}".encode()
         by_message = (catalog(bare), contents(bare), bare.execute("show statement_timeout").fetchall())
     assert [notice for notice in notices if "transaction" in notice] == []
     local.apply_to(bare.info.dbname, migrations_folder())
@@ -91,25 +88,3 @@ def test_after_an_error_all_of_it_is_sent_again(bare: Connection, migrated: Conn
     bare.execute("drop table krai_core.vw_stage_statistics")
     send(bare, b"begin;\n" + text + b"commit;")
     assert catalog(bare) == catalog(migrated)
-
-
-def test_the_editor_takes_a_text_of_this_length(text: bytes) -> None:
-    """It is shorter than what the dashboard refuses to send."""
-    assert len(text) < EDITOR_LIMIT
-
-
-def test_nothing_is_left_that_an_editor_would_refuse(text: bytes) -> None:
-    """No statement commits within, none is concurrent; the comments that say so of the files are gone as well."""
-    said = text.decode()
-    assert "\n        commit;" not in said
-    assert "index concurrently" not in said
-    assert "must not run inside a transaction" not in said
-
-
-def test_it_can_be_written_to_a_file(run: Callable[..., Any], folder: Path, text: bytes) -> None:
-    """--output writes the same text; --json gives it as one document."""
-    assert run("sql", "--output", "all.sql").code == 0
-    assert (folder / "all.sql").read_bytes() == text
-    assert json.loads(run("sql", "--json").out) == {"sql": text.decode()}
-    failed = run("sql", "--output", "all.sql/below.sql")
-    assert (failed.code, "all.sql" in failed.err) == (5, True)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from terminal import CTRL_C, Terminal
 
-from processors_v2._cli.watching import screen
+from processors_v2._cli.questions_live import screen
 from processors_v2.stage_tracker import StageTracker
 
 pytestmark = pytest.mark.usefixtures("direct", "scene")

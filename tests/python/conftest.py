@@ -108,6 +108,33 @@ def tracker(make_tracker: Callable[..., StageTracker]) -> StageTracker:
     return make_tracker()
 
 
+@pytest.fixture
+def lone_stage(tracker: StageTracker, db: Any) -> Iterator[str]:
+    """A stage of the test's own, after which nothing comes, so that its queue has only what the test puts there."""
+    name = f"stage_{uuid.uuid4().hex[:12]}"
+    tracker.register_stage(name, [], max_attempts=3, backoff_seconds=0, lease_seconds=60)
+    # Documents of other tests are none of its business.
+    db.connection.execute(
+        "update krai_core.documents set stage_status = stage_status || jsonb_build_object(%s::text,"
+        ' \'{"status": "completed", "progress": 100, "metadata": {}}\'::jsonb)',
+        [name],
+    )
+    while tracker.fill_ready_runs():
+        pass
+    yield name
+    db.drop_stage(name)
+
+
+@pytest.fixture
+def ready_documents(lone_stage: str, db: Any, tracker: StageTracker) -> list[str]:
+    """Three documents that are ready for the stage, the oldest first."""
+    assert lone_stage
+    found = [db.document() for _ in range(3)]
+    for document in found:
+        tracker.set_priority(document, 5)
+    return found
+
+
 @pytest.fixture(scope="session")
 def rest(local: LocalSupabase) -> StageTracker:
     """A tracker that goes through PostgREST."""

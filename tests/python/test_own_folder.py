@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-import processors_v2._calls
+import processors_v2._errors
 
 LINE = "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
 
@@ -84,8 +84,8 @@ def test_a_folder_with_the_line_in_its_init(python: Run, theirs: Path) -> None:
 def test_a_folder_with_an_init_without_the_line_hides_ours(python: Run, theirs: Path) -> None:
     """Without the line their package is found alone: the import of ours fails, it is not half there."""
     (theirs / "__init__.py").touch()
-    done = python("import processors_v2.logger\nimport processors_v2._calls")
-    assert done.stderr.rstrip().endswith("ModuleNotFoundError: No module named 'processors_v2._calls'")
+    done = python("import processors_v2.logger\nimport processors_v2._errors")
+    assert done.stderr.rstrip().endswith("ModuleNotFoundError: No module named 'processors_v2._errors'")
 
 
 @pytest.mark.parametrize("init", ["", LINE], ids=["without init", "with the line"])
@@ -117,11 +117,13 @@ def test_their_old_tracker_goes_on_until_they_delete_it(python: Run, theirs: Pat
 
 def test_two_copies_of_ours_are_not_mixed(python: Run, theirs: Path) -> None:
     """Of an installed copy and a clone, the one that comes first on the path is used for every module."""
-    ours = Path(processors_v2._calls.__file__).parent
+    ours = Path(processors_v2._errors.__file__).parent
     shutil.copytree(ours, theirs, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    done = python("import processors_v2, processors_v2._calls as calls\nprint(calls.__file__, *processors_v2.__path__)")
+    done = python(
+        "import processors_v2, processors_v2._errors as errors\nprint(errors.__file__, *processors_v2.__path__)"
+    )
     used, *path = done.stdout.split()
-    assert (used, done.stderr) == (f"{theirs}/_calls.py", "")
+    assert (used, done.stderr) == (f"{theirs}/_errors.py", "")
     assert str(ours) not in path
 
 

@@ -19,7 +19,7 @@ READABLE_OF_RUNS = {
 
 
 def test_every_object_has_the_rights_of_the_list(alone) -> None:
-    """What the catalog grants is what the access list says; a helper that it does not name is for service_role alone."""
+    """What the catalog grants is what the access list says; a helper that it leaves out is for service_role alone."""
     said, have = listed(alone), held(alone)
     for name, kind in objects(alone).items():
         if name not in said:
@@ -40,7 +40,7 @@ def test_every_object_has_the_rights_of_the_list(alone) -> None:
 
 
 def test_the_list_names_nothing_that_is_not_there(alone) -> None:
-    """Every line of the list is an object of its kind; readers are STABLE and writers VOLATILE, as PostgREST needs it."""
+    """Every line of the list is an object of its kind; PostgREST needs readers STABLE and writers VOLATILE."""
     there = objects(alone)
     kinds = {"adopted table": "r", "table": "r", "view": "v", "sequence": "S", "reader": "reader", "writer": "writer"}
     for name, (kind, _) in listed(alone).items():

@@ -22,7 +22,8 @@ FUNCTIONS = "from pg_proc p where p.pronamespace in ('krai_core'::regnamespace, 
 API = "from pg_proc p where p.pronamespace = 'krai_core'::regnamespace"
 # How a function is planned: not at all told, by index, or by index and in its order (docs/planning.md).
 BY_INDEX = {
-    "plan_cache_mode=force_generic_plan", "enable_seqscan=off", "enable_hashjoin=off", "enable_mergejoin=off", "jit=off",
+    "plan_cache_mode=force_generic_plan", "enable_seqscan=off", "enable_hashjoin=off", "enable_mergejoin=off",
+    "jit=off",
 }  # fmt: skip
 IN_ORDER = BY_INDEX | {"enable_bitmapscan=off", "enable_sort=off"}
 files = pytest.mark.parametrize("path", MIGRATIONS, ids=[path.stem for path in MIGRATIONS])
@@ -123,7 +124,9 @@ def test_no_function_is_longer_than_a_page(service) -> None:
 def test_every_object_has_a_comment(service) -> None:
     """Schema objects, columns and functions say what they are; PostgREST publishes it."""
     assert _names(service, "coalesce(obj_description(p.oid, 'pg_proc'), '') = ''") == set()
-    relations = "pg_class c where c.relnamespace::regnamespace::text in ('krai_core', 'krai_private') and c.relkind in ('r', 'v')"
+    relations = (
+        "pg_class c where c.relnamespace::regnamespace::text ~ '^krai_(core|private)$' and c.relkind in ('r', 'v')"
+    )
     assert (
         service.rows(f"select relname from {relations} and coalesce(obj_description(c.oid, 'pg_class'), '') = ''") == []
     )
@@ -176,7 +179,7 @@ def test_no_file_raises_what_postgrest_repeats_or_hides(path: Path) -> None:
 
 @sources
 def test_every_source_begins_with_an_essay_and_can_be_read(path: Path) -> None:
-    """What a file holds and by which rules stands at its top; it is short, and no line is longer than 120 characters."""
+    """What a file holds and by which rules stands at its top; it is short, and no line exceeds 120 characters."""
     lines = path.read_text(encoding="utf-8").splitlines()
     essay = list(itertools.takewhile(lambda line: line.startswith("--"), lines))
     assert essay
@@ -185,7 +188,7 @@ def test_every_source_begins_with_an_essay_and_can_be_read(path: Path) -> None:
 
 
 def test_a_function_is_made_before_what_calls_it() -> None:
-    """Read from the first file to the last, nothing calls a function of a later file, but for one trigger that is named."""
+    """Read from first to last, nothing calls a function of a later file, but for one trigger that is named."""
     made: dict[str, str] = {}
     texts = {path.stem: _code(path) for path in SOURCES}
     for name, text in texts.items():

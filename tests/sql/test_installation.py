@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from access import listed
 
-from processors_v2 import _versions
+from processors_v2._transport.version import SCHEMA_VERSION
 from processors_v2.local import LocalSupabase
 
 REVOKE_ALL = "revoke all on all {kind} in schema krai_core from service_role"
@@ -37,7 +37,7 @@ def test_a_whole_installation_lacks_nothing(service: Any) -> None:
     answer = service.call("get_installation")
     assert before <= dt.datetime.fromisoformat(answer.pop("time")) <= dt.datetime.now(dt.UTC)
     assert answer == {
-        "version": _versions.SCHEMA,
+        "version": SCHEMA_VERSION,
         "missing_objects": [],
         "missing_grants": [],
         "excess_grants": [],

@@ -18,7 +18,8 @@ select 'manual ' || n || '.pdf', krai_private.default_stage_status() || case
     when n % 10 < 6 then (
         select jsonb_object_agg(s.name, krai_private.pending_stage() || jsonb_build_object(
             'status', case when s.name = 'image_processing' and n % 20 = 1 then 'skipped' else 'completed' end,
-            'completed_at', krai_private.iso_time(t.at + s.position * interval '1 s'), 'duration_seconds', s.position + n % 7))
+            'completed_at', krai_private.iso_time(t.at + s.position * interval '1 s'),
+            'duration_seconds', s.position + n % 7))
         from krai_core.stages s)
     when n % 10 < 8 then jsonb_build_object('upload', done.stage, 'text_extraction', case n % 10
         when 6 then krai_private.pending_stage() || jsonb_build_object(
@@ -99,9 +100,8 @@ class Asked:
         for _ in range(2):
             with self._connection.transaction(force_rollback=True):
                 before = self._scans()
-                plan = self._one(
-                    f"explain (analyze, buffers, format json) select {_schema_of(question)}.{question.format(**self._words)}"
-                )[0]["Plan"]
+                called = f"{_schema_of(question)}.{question.format(**self._words)}"
+                plan = self._one(f"explain (analyze, buffers, format json) select {called}")[0]["Plan"]
                 after = self._scans()
         scanned = {name for name, count in after.items() if count > before[name]}
         return Answer(scanned, plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

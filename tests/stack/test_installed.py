@@ -34,7 +34,7 @@ COMMANDS = [text for language, text in BLOCK.findall(PAGE) if language == "bash"
 PROGRAMS = [text for language, text in BLOCK.findall(PAGE) if language == "python"]
 CORE = {"supabase", "pydantic", "python-dotenv"}
 # Of the suite, what says most about an installation for its time: the examples of the API, and all forms of its calls.
-SUITE = ("tests/seed", "tests/python/test_call_forms.py")
+SUITE = ("tests/seed", "tests/python/runs/test_call_forms.py")
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,9 @@ def test_the_other_ways_of_the_page_lead_there_too(installed: Installed, project
 def test_the_suite_runs_against_the_installed_wheel(installed: Installed, tmp_path: Path) -> None:
     """The examples of the API and all forms of its calls pass with the package that was installed, not the clone's."""
     (tmp_path / "where.py").write_text(
-        "import processors_v2._calls\n"
+        "import processors_v2._errors\n"
         "def pytest_terminal_summary(terminalreporter):\n"
-        "    terminalreporter.write_line(f'tested: {processors_v2._calls.__file__}')\n"
+        "    terminalreporter.write_line(f'tested: {processors_v2._errors.__file__}')\n"
     )
     tests = [str(ROOT / path) for path in SUITE]
     options = ["-q", "-p", "where", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml")]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from processors_v2 import _calls
+from processors_v2._calls import queue
 from processors_v2._worker.desk import Desk
 from processors_v2._worker.keeper import Keeper
 from processors_v2.stage_tracker import StageTracker
@@ -271,7 +271,7 @@ def test_a_claim_that_was_answered_late_does_not_make_the_worker_beat_without_pa
     """What is left of a lease, which may be nothing, is not taken for its length: the next beat tells that."""
     documents(1)
     claim = uuid.uuid4()
-    (claimed,) = tracker._transport.send(_calls.claim_stages(["upload"], "me", 1, 60.0, claim))
+    (claimed,) = tracker._transport.send(queue.claim_stages(["upload"], "me", 1, 60.0, claim))
     run = RunContext(claimed, claim, str(claim), SimpleNamespace())
     keeper = Keeper(Desk(tracker._transport.send, Counter(), {run._key(): run}))
     keeper.expect(0.0, now=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from processors_v2 import _calls
+from processors_v2._calls import upkeep
 from proof._chaos.plant import Break
 from proof._chaos.scene import ALL, Held, Scene
 
@@ -184,7 +184,7 @@ def folded(scene: Scene) -> None:
     scene.connection.execute(
         "insert into krai_core.stage_deltas (stage_name) select 'upload' from generate_series(1, 1100)"
     )
-    scene.hand().transport.send(_calls.reap())
+    scene.hand().transport.send(upkeep.reap())
 
 
 SCENES = [

@@ -78,9 +78,9 @@ def test_recording_a_cancellation_is_bounded(
     run: Any, document: str, monkeypatch: pytest.MonkeyPatch, db: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A cancelled task is not held up for longer than the bound by a database that does not answer."""
-    from processors_v2._async import primitives  # noqa: PLC0415 - what is bounded
+    from processors_v2._async import cancellation  # noqa: PLC0415 - what is bounded
 
-    monkeypatch.setattr(primitives.shielded, "__kwdefaults__", {"seconds": 0.1})
+    monkeypatch.setattr(cancellation.shielded, "__kwdefaults__", {"seconds": 0.1})
 
     async def work(tracker: AsyncStageTracker) -> None:
         with pytest.raises(asyncio.CancelledError):

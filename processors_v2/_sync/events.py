@@ -1,0 +1,53 @@
+# Made from _async/events.py by tools/unasync.py: change that one.
+"""What changes, as it changes."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from processors_v2._calls import arguments, events
+from processors_v2._shapes.events import WatchEvent
+from processors_v2._sync.transport import Transport
+
+
+class Events:
+    """Methods of StageTracker."""
+
+    STAGES: ClassVar[list[str]]
+
+    _transport: Transport
+
+    def watch(
+        self, document_id: str | uuid.UUID, *, every: float = 1.0, after: str | None = None
+    ) -> Iterator[WatchEvent]:
+        """Follow a document: first where it stands, then each time that something about it has changed.
+
+        Every change of a stage is told once, also one that came and went between two looks. Ends when nothing of the
+        document runs or may run any more, which is when it is completed, or waits for a person.
+
+        Args:
+            document_id: The document.
+            every: Seconds between two looks, more than 0; each costs the database an index lookup while nothing
+                changes.
+            after: ``id`` of the last event that was seen: the first one then tells what has changed since; None: the
+                changes before now are not told.
+
+        Yields:
+            What has changed since the event before, and the state as get_document_status gives it.
+
+        Raises:
+            UnknownDocument: There is none, it may not be seen, or it was deleted meanwhile.
+            InvalidArgument: ``every`` or ``after`` cannot be used.
+        """
+        document = arguments.document_id(document_id)
+        seconds = arguments.seconds_of("every", every)
+        known: dict[str, Any] | None = None if after is None else {"seen": after}
+        while True:
+            answer = self._transport.send(events.get_document_events({document: known}, self.STAGES))
+            if document in answer:
+                event, known = events.event_of(document, answer[document])
+                yield event
+                if not event["is_open"]:
+                    return
+            time.sleep(seconds)
