@@ -2470,22 +2470,26 @@ comment on function krai_private.follow_legacy_columns(uuid[], boolean) is
 p_started: nothing has happened but that stages started. Security definer, because service_role may have no right to write these columns.';
 
 -- ======== 20_pipeline ========
--- Per-stage document tracking: stages are data. They may be changed at any time, on live rows, while workers run.
+-- Pipeline: stages are data, and you may change them at any time, on live rows, while workers run.
 --
---   register_stage    adds a stage, or changes one
---   disable_stage     leaves one out: it counts as satisfied
---   pipeline_100_lock, pipeline_200_follow    the triggers that make the same true for whoever writes the tables by hand
+--   register_stage           adds a stage, enables it again, or changes it
+--   disable_stage            removes a stage from the pipeline: it counts as satisfied
+--   enabled_prerequisites    what stages.waits_for holds
+--   renew_default            makes the default of documents.stage_status name today's stages
+--   attach_repair_insert     attaches the one trigger whose WHEN clause contains that default
+--
+-- The triggers pipeline_100_lock and pipeline_200_follow (40_trigger_functions) enforce the same rules on anyone who
+-- writes the two tables by hand.
 --
 -- Rules
---   * Documents are not rewritten: a missing key means pending. Ready runs follow bit by bit (fill_ready_runs); until then
---     claim_stages hands out nothing that the new pipeline does not allow.
---   * A change of the pipeline waits for all transactions that derive, and they wait for it: all of them read
---     krai_core.stages, which is locked exclusively for the moment of the change. A document in flight is thus seen either by
---     the change or by the one who writes it, never by neither. The lock gives way within 0.9 s, before the deadlock detector
---     would end a worker: then the change is to be made again.
---   * Prerequisites form no circle.
---   * The default of documents.stage_status, a constant, is renewed when the table is free for a moment; reap sees to it
---     later where it is not. Until then new documents lack the key of a new stage, which means pending.
+--   * A change never rewrites documents: a missing key means pending. Ready runs catch up in batches (fill_ready_runs);
+--     meanwhile claim_stages hands out nothing that the new pipeline forbids.
+--   * Everything that derives ready runs reads krai_core.stages, and a change locks that table exclusively, so the two
+--     wait for each other. Either the change sees a document in flight, or that document's writer sees the change. The
+--     lock times out after 0.9 s, before the deadlock detector would kill a worker; then repeat the change.
+--   * Prerequisites never form a circle.
+--   * The default of documents.stage_status is a constant. A change renews it if the table is free for a moment,
+--     otherwise reap does so later. Until then new documents lack the key of a new stage, which means pending.
 -- Lock order: stages, then documents.
 
 create or replace function krai_private.enabled_prerequisites(p_stage_name text) returns text[]
@@ -2500,7 +2504,8 @@ begin
         order by required.position);
 end;
 $$;
-comment on function krai_private.enabled_prerequisites(text) is 'The enabled stages that a stage requires, in pipeline order.';
+comment on function krai_private.enabled_prerequisites(text) is
+'The enabled stages that a stage requires, in pipeline order.';
 
 create or replace function krai_private.attach_repair_insert() returns void
 language plpgsql volatile
@@ -2510,10 +2515,10 @@ declare
     v_has_status boolean := exists (
         select from pg_catalog.pg_attribute a
         where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status' and not a.attisdropped
-          -- What a BEFORE trigger cannot see, because it is computed later.
+          -- A BEFORE trigger cannot see a generated column, which is computed later.
           and a.attgenerated = '');
 begin
-    -- A new document with the default, which is nearly every one, does not enter the function.
+    -- Nearly every new document has the default; the WHEN clause keeps those out of the function.
     execute format(
         'create or replace trigger documents_100_repair_insert before insert on krai_core.documents for each row
          when (new.stage_status is distinct from %L::jsonb %s) execute function krai_private.tg_documents_repair(%s)',
@@ -2522,7 +2527,8 @@ begin
         case when v_has_status then $q$'processing_status'$q$ end);
 end;
 $$;
-comment on function krai_private.attach_repair_insert() is 'Attaches the trigger that repairs new documents, with the default of today as the value that needs none.';
+comment on function krai_private.attach_repair_insert() is
+'Attaches the trigger that repairs new documents; its WHEN clause lets through whatever equals the current default.';
 
 create or replace function krai_private.renew_default() returns boolean
 language plpgsql volatile security definer
@@ -2549,7 +2555,9 @@ exception when lock_not_available or object_in_use then
 end;
 $$;
 comment on function krai_private.renew_default() is
-'Makes the default of documents.stage_status name the stages of today; false when the table is in use, then later. Security definer, because only the owner may alter the table.';
+'Makes the default of documents.stage_status name the current stages.
+Returns true; false if the table is in use, and then reap tries again later. Security definer, because only the owner
+may alter the table.';
 
 create or replace function krai_private.register_stage_as_owner(
     p_stage_name text,
@@ -2573,50 +2581,68 @@ declare
     v_message text;
 begin
     if coalesce(p_stage_name, '') !~ '^[a-z][a-z0-9_]{0,62}$' then
-        perform krai_private.raise_error('invalid_stage', format('%s is no name for a stage', coalesce(quote_literal(p_stage_name), 'null')),
-            jsonb_build_object('stage', p_stage_name), 'Use lower case letters, digits and underscores, a letter first, at most 63.');
+        perform krai_private.raise_error('invalid_stage',
+            format('%s is no name for a stage', coalesce(quote_literal(p_stage_name), 'null')),
+            jsonb_build_object('stage', p_stage_name),
+            'Use lower case letters, digits and underscores, a letter first, at most 63.');
     elsif p_stage_name = any (p_requires) then
         perform krai_private.raise_error('invalid_stage', format('stage %s cannot require itself', p_stage_name),
             jsonb_build_object('stage', p_stage_name), 'Leave it out of p_requires.');
     end if;
     perform krai_private.check_stage(required.name) from unnest(p_requires) as required (name);
     select array_agg(p.requires) into v_before from krai_core.stage_prerequisites p where p.stage_name = p_stage_name;
-    -- An application may register its stages at each start: what changes nothing in the pipeline locks nobody out.
+    -- An application may register its stages every time it starts: a call that changes nothing must not take the lock.
     if not exists (select from krai_core.stages s where s.name = p_stage_name and s.enabled)
-        or not (p_requires is null or (p_requires <@ coalesce(v_before, '{}') and coalesce(v_before, '{}') <@ p_requires)) then
+        or not (
+            p_requires is null
+            or (p_requires <@ coalesce(v_before, '{}') and coalesce(v_before, '{}') <@ p_requires))
+    then
         lock table krai_core.stages in access exclusive mode;
         insert into krai_core.stages (name, position, changed_at, changed_by)
-        select p_stage_name, coalesce(max(s.position), 0) + 1, clock_timestamp(), left(p_actor, 200) from krai_core.stages s
+        select p_stage_name, coalesce(max(s.position), 0) + 1, clock_timestamp(), left(p_actor, 200)
+        from krai_core.stages s
         where not exists (select from krai_core.stages known where known.name = p_stage_name)
         having not exists (select from krai_core.stages known where known.name = p_stage_name);
         update krai_core.stages s set enabled = true where s.name = p_stage_name and not s.enabled;
         if p_requires is not null then
-            delete from krai_core.stage_prerequisites p where p.stage_name = p_stage_name and p.requires <> all (p_requires);
+            delete from krai_core.stage_prerequisites p
+            where p.stage_name = p_stage_name and p.requires <> all (p_requires);
             insert into krai_core.stage_prerequisites (stage_name, requires)
             select distinct p_stage_name, required.name from unnest(p_requires) as required (name)
             on conflict do nothing;
         end if;
     end if;
-    if p_position is not null and exists (select from krai_core.stages s where s.position = p_position and s.name <> p_stage_name) then
+    if p_position is not null and exists (
+        select from krai_core.stages s where s.position = p_position and s.name <> p_stage_name)
+    then
         update krai_core.stages s
         set position = case when s.name = p_stage_name then p_position else s.position + 1 end
         where s.name = p_stage_name or s.position >= p_position;
     end if;
     update krai_core.stages s
-    set position = coalesce(p_position, s.position), description = coalesce(p_description, s.description), weight = coalesce(p_weight, s.weight),
-        lease_seconds = coalesce(p_lease_seconds, s.lease_seconds), timeout_seconds = coalesce(p_timeout_seconds, s.timeout_seconds),
-        max_attempts = coalesce(p_max_attempts, s.max_attempts), backoff_seconds = coalesce(p_backoff_seconds, s.backoff_seconds),
-        backoff_max_seconds = greatest(s.backoff_max_seconds, p_backoff_seconds), changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
+    set position = coalesce(p_position, s.position),
+        description = coalesce(p_description, s.description),
+        weight = coalesce(p_weight, s.weight),
+        lease_seconds = coalesce(p_lease_seconds, s.lease_seconds),
+        timeout_seconds = coalesce(p_timeout_seconds, s.timeout_seconds),
+        max_attempts = coalesce(p_max_attempts, s.max_attempts),
+        backoff_seconds = coalesce(p_backoff_seconds, s.backoff_seconds),
+        backoff_max_seconds = greatest(s.backoff_max_seconds, p_backoff_seconds),
+        changed_at = clock_timestamp(),
+        changed_by = left(p_actor, 200)
     where s.name = p_stage_name;
     return true;
 exception when check_violation or numeric_value_out_of_range then
     get stacked diagnostics v_constraint = constraint_name, v_message = message_text;
-    perform krai_private.raise_error('invalid_stage', format('stage %s cannot be registered: %s', p_stage_name, v_message),
-        jsonb_build_object('stage', p_stage_name, 'constraint', v_constraint), 'The columns of krai_core.stages tell their ranges.');
+    perform krai_private.raise_error('invalid_stage',
+        format('stage %s cannot be registered: %s', p_stage_name, v_message),
+        jsonb_build_object('stage', p_stage_name, 'constraint', v_constraint),
+        'The columns of krai_core.stages tell their ranges.');
     return null;
 end;
 $$;
-comment on function krai_private.register_stage_as_owner(text, text[], integer, text, numeric, integer, integer, integer, integer, text) is
+comment on function krai_private.register_stage_as_owner(
+    text, text[], integer, text, numeric, integer, integer, integer, integer, text) is
 'What register_stage does. Security definer, because nobody may write the pipeline directly.';
 
 create or replace function krai_core.register_stage(
@@ -2635,13 +2661,20 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
-    return krai_private.register_stage_as_owner(p_stage_name, p_requires, p_position, p_description, p_weight, p_lease_seconds,
-        p_timeout_seconds, p_max_attempts, p_backoff_seconds, p_actor);
+    return krai_private.register_stage_as_owner(p_stage_name, p_requires, p_position, p_description, p_weight,
+        p_lease_seconds, p_timeout_seconds, p_max_attempts, p_backoff_seconds, p_actor);
 end;
 $$;
-comment on function krai_core.register_stage(text, text[], integer, text, numeric, integer, integer, integer, integer, text) is
-'Adds a stage to the pipeline, enables one again, or changes one; null keeps what is there.
-p_stage_name: lower case letters, digits, underscores. p_requires: the stages that must be finished before it, in place of those so far. p_position: its place in the order, the others move up; null: last. p_description, p_weight, p_lease_seconds, p_timeout_seconds, p_max_attempts, p_backoff_seconds: as the columns of krai_core.stages. p_actor: who asked for it. Returns true. May be called on live documents and while workers run, and at each start of an application: documents that are there are pending in a new stage, and become ready for it bit by bit, as workers, reap and fill_ready_runs come to them. Raises 22023 invalid_stage (name, range, circle) or unknown_stage, 55P03 when others keep the pipeline busy for 0.9 s: call it again.';
+comment on function krai_core.register_stage(
+    text, text[], integer, text, numeric, integer, integer, integer, integer, text) is
+'Adds a stage to the pipeline, enables it again, or changes it; null keeps the current value.
+p_stage_name: lower case letters, digits, underscores. p_requires: the stages that must be finished first; replaces
+the current list. p_position: place in the order, later stages move up; null appends a new stage and leaves an
+existing one where it is. p_description, p_weight, p_lease_seconds, p_timeout_seconds, p_max_attempts,
+p_backoff_seconds: as the columns of krai_core.stages. p_actor: who asked for it. Returns true. Safe on live
+documents, while workers run, and at every start of an application: existing documents are pending in a new stage,
+and become ready for it in batches, through workers, reap and fill_ready_runs. Raises 22023 invalid_stage (name,
+range, circle) or unknown_stage, 55P03 if others keep the pipeline busy for 0.9 s: call it again.';
 
 create or replace function krai_private.disable_stage_as_owner(p_stage_name text, p_actor text) returns boolean
 language plpgsql volatile security definer
@@ -2652,7 +2685,8 @@ begin
     perform krai_private.check_stage(p_stage_name);
     if exists (select from krai_core.stages s where s.name = p_stage_name and s.enabled) then
         lock table krai_core.stages in access exclusive mode;
-        update krai_core.stages s set enabled = false, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
+        update krai_core.stages s
+        set enabled = false, changed_at = clock_timestamp(), changed_by = left(p_actor, 200)
         where s.name = p_stage_name and s.enabled;
     end if;
     return true;
@@ -2670,18 +2704,19 @@ begin
 end;
 $$;
 comment on function krai_core.disable_stage(text, text) is
-'Leaves a stage out of the pipeline: it counts as satisfied, is in no total, and is not handed out. What it holds stays, what runs may end; register_stage brings it back.
-p_actor: who asked for it. Returns true. Raises 22023 unknown_stage, 55P03 when others keep the pipeline busy for 0.9 s: call it again.';
+'Removes a stage from the pipeline: it counts as satisfied, is in no total, and is not handed out.
+Its data stays, and its running runs may finish; register_stage enables it again. p_actor: who asked for it. Returns
+true. Raises 22023 unknown_stage, 55P03 if others keep the pipeline busy for 0.9 s: call it again.';
 
 -- ======== 21_runs ========
--- Per-stage document tracking: the functions that write.
+-- Runs: the five calls a processor makes to run one stage of one document.
 --
---   start_stage, update_stage_progress, complete_stage, fail_stage, skip_stage    what a processor calls
---   close_stage                                                                  what the last three share
---   started_stage, closed_stage, skip_metadata                                 what a stage looks like then
--- Claims, bulk calls and what people call follow in the next files.
+--   start_stage, update_stage_progress, complete_stage, fail_stage, skip_stage
+--   close_stage           what the last three share
+--   lock_document         locks a document and returns its stage_status; the first thing every writer does
+--   write_stage_status    writes stage_status back, and updates what depends on it
 --
--- Which call does what in which state (the rule itself is in the functions; tests hold every cell of it):
+-- What each call does in each state, without a claim id (the functions hold the rule, the tests hold every cell):
 --
 --   call \ state  pending      processing                        completed           failed           skipped
 --   start         processing   false while another run lives,    processing          processing       processing
@@ -2694,19 +2729,18 @@ p_actor: who asked for it. Returns true. Raises 22023 unknown_stage, 55P03 when 
 --   retry         true         conflict                          conflict            pending          conflict
 --   reset         true         conflict unless forced            pending             pending          pending
 --
--- The claim id is the credential: a uuid that the client makes for each run. With it a call acts only on the run that
--- carries it, and a repeated call answers as the first time; once that run was closed by anybody else the answer is
--- PT409 lease_lost. Without it a call acts on the run at hand, and start gives it a lease of an hour or more, because
--- processors that know no claim ids send no heartbeats.
---
--- Every writer locks the document first (lock_document; progress by its own update) and asks stage_runs in a later statement: a
--- claim id that was tested in the statement that waited for the lock would be tested on what was true before the wait. Metadata is merged, never
--- replaced; a null argument never erases anything.
---
+-- Rules
+--   * The claim id is the credential: a uuid that the client makes for each run. With it, a call acts only on the run
+--     that carries it, and a repeated call returns what the first one did; once anybody else has closed that run, the
+--     call raises PT409 lease_lost. Without it, a call acts on whatever run is open, and start grants a lease of at
+--     least an hour, because processors that know nothing of claim ids send no heartbeats.
+--   * Every writer locks the document first (lock_document; progress by its own update) and reads stage_runs in a later
+--     statement. The statement that waits for the lock would test the claim id against a snapshot from before the wait.
+--   * Metadata is merged, never replaced; a null argument never erases anything.
 -- Lock order: documents rows in id order, then stage_runs rows.
 
--- Beside an older signature ours would make calls ambiguous, so whatever else bears one of the eight names goes in the
--- same transaction that brings ours.
+-- An older signature next to ours would make calls ambiguous, so the transaction that creates the eight functions also
+-- drops whatever else has their names.
 do $$
 declare
     v_old regprocedure;
@@ -2736,16 +2770,16 @@ begin
         execute format('drop routine %s', v_old);
     end loop;
 exception when dependent_objects_still_exist then
-    -- Only the detail names what it is.
+    -- Only the detail names the dependent object.
     get stacked diagnostics v_detail = pg_exception_detail;
     raise exception 'the old function % cannot be replaced: %', v_old, v_detail
         using errcode = '2BP01',
               hint = 'Something of yours uses it. Drop that, run the migration again, then create it anew.';
 end $$;
 
--- The first thing every writer does. The row lock is what serialises all writers of a document; `no key update` because
--- `for update` would collide with every open insert of a child row. What stage_runs says must be asked in a later
--- statement: only that one sees what happened while this one waited.
+-- Every writer calls this first: the row lock serialises all writers of a document. `no key update`, because
+-- `for update` would collide with every open insert of a child row. Read stage_runs in a later statement: only that one
+-- sees what was committed while this one waited.
 create or replace function krai_private.lock_document(p_document_id uuid, p_stage_name text) returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -2766,16 +2800,23 @@ begin
     if krai_private.is_sound(v_stage_status) and v_stage_status ? p_stage_name then
         return v_stage_status;
     end if;
-    return jsonb_build_object(p_stage_name, krai_private.pending_stage()) || krai_private.repaired_stages(v_stage_status);
+    return jsonb_build_object(p_stage_name, krai_private.pending_stage())
+        || krai_private.repaired_stages(v_stage_status);
 end;
 $$;
 comment on function krai_private.lock_document(uuid, text) is
-'Locks the document and returns its stage_status, repaired, in which the given stage is found even if it is disabled. Raises 22023 unknown_stage, PT404 unknown_document.';
+'Locks the document and returns its stage_status, repaired.
+The given stage is always in it, even if it is disabled. Raises 22023 unknown_stage, PT404 unknown_document.';
 
--- The one place from which single calls write the truth, but for the usual case of update_stage_progress. The setting tells
--- the triggers that this is no direct edit; it is taken back at once, because the transaction may go on with edits of its
--- own. The runs have to be as they shall be before: what is ready is derived from both.
-create or replace function krai_private.write_stage_status(p_document_id uuid, p_stage_status jsonb, p_changed text[] default null, p_writer text default 'tracker') returns void
+-- All calls for one document write stage_status here, except the fast path of update_stage_progress. The setting tells
+-- the triggers that this is no direct edit; it is cleared at once, because direct edits may follow in the transaction.
+-- Update stage_runs before you call this: ready runs are derived from both.
+create or replace function krai_private.write_stage_status(
+    p_document_id uuid,
+    p_stage_status jsonb,
+    p_changed text[] default null,
+    p_writer text default 'tracker'
+) returns void
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -2792,7 +2833,9 @@ begin
 end;
 $$;
 comment on function krai_private.write_stage_status(uuid, jsonb, text[], text) is
-'Writes stage_status of a document that the caller has locked. p_changed: the stages whose change may make others ready or unready, null for none. p_writer: tracker, or progress where no status changes.';
+'Writes stage_status of a document that the caller has locked.
+p_changed: the stages whose change may make others ready or unready, null for none. p_writer: tracker, or progress if
+no status changes.';
 
 create or replace function krai_core.start_stage(
     p_document_id uuid,
@@ -2820,24 +2863,28 @@ begin
         perform from krai_core.stage_runs r
         where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
         if found then
-            -- The repeat of a call that was answered before: true again, or lease_lost.
+            -- A repeated call: true again, or lease_lost.
             perform krai_private.held_run('start', p_document_id, p_stage_name, p_claim_id);
             return true;
         end if;
     end if;
     if not v_settings.enabled then
         perform krai_private.raise_error('stage_disabled', format('start: stage %s is disabled', p_stage_name),
-            jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name), 'Leave the stage out, or enable it in krai_core.stages.');
+            jsonb_build_object('document_id', p_document_id, 'stage', p_stage_name),
+            'Leave the stage out, or enable it in krai_core.stages.');
     end if;
     v_now := clock_timestamp();
     v_run := krai_private.held_run('start', p_document_id, p_stage_name, null);
     if v_stage ->> 'status' <> 'processing' then
-        -- A running run that the column knows nothing of, as a restore without triggers leaves it: the column is the truth.
+        -- stage_status is the truth: it knows nothing of this run after, say, a restore without triggers.
         update krai_core.stage_runs r
         set status = 'cancelled', finished_at = v_now, error = 'stage_status was written without its triggers'
         where r.id = v_run.id;
     elsif v_run.lease_expires_at > v_now
-        and (v_settings.timeout_seconds is null or v_run.started_at + make_interval(secs => v_settings.timeout_seconds) > v_now) then
+        and (
+            v_settings.timeout_seconds is null
+            or v_run.started_at + make_interval(secs => v_settings.timeout_seconds) > v_now)
+    then
         return false;
     else
         update krai_core.stage_runs r
@@ -2845,25 +2892,36 @@ begin
         where r.id = v_run.id;
     end if;
     if v_stage ->> 'status' = 'processing' then
-        -- One run is lost, and another begins.
+        -- Counted as two transitions: the lost run goes back to pending, then the new one starts.
         perform krai_private.count_transition(p_stage_name, v_stage, v_before);
     else
         v_before := v_stage;
     end if;
     v_attempt := krai_private.archive_last_run(p_document_id, p_stage_name, v_stage);
-    v_ready_at := krai_private.begin_run(p_document_id, p_stage_name, v_attempt, p_claim_id, left(p_worker, 200), coalesce(
-        p_lease_seconds, case when p_claim_id is null then greatest(v_settings.lease_seconds, 3600) else v_settings.lease_seconds end), v_now);
+    v_ready_at := krai_private.begin_run(
+        p_document_id, p_stage_name, v_attempt, p_claim_id, left(p_worker, 200),
+        coalesce(p_lease_seconds, case
+            when p_claim_id is null then greatest(v_settings.lease_seconds, 3600)
+            else v_settings.lease_seconds end),
+        v_now);
     v_started := krai_private.started_stage(v_stage, v_now);
     perform krai_private.count_transition(p_stage_name, v_before, v_started, v_ready_at, v_attempt);
-    perform krai_private.write_stage_status(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_started),
-        -- What waits for this stage waits again; of an unfinished one nothing hangs.
+    perform krai_private.write_stage_status(
+        p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_started),
+        -- Nothing can be ready on the strength of a stage that was not finished.
         case when v_stage ->> 'status' in ('completed', 'skipped') then array[p_stage_name] end);
     return true;
 end;
 $$;
 comment on function krai_core.start_stage(uuid, text, uuid, text, numeric) is
 'Starts a stage of a document: a new run, status processing.
-Prerequisites are not checked (see can_start_stage). Returns true when the caller holds the stage, false while another run of it lives. From pending, completed, failed and skipped a new run begins and clears what the last one left (kept in stage_runs; metadata of a pending stage stays); a run whose lease is over is taken over. p_claim_id: credential of the run, made by the client; a repeated start with it answers true again, and PT409 lease_lost once somebody else closed that run. p_lease_seconds: more than 0, at most 604800; null: that of the stage, and at least an hour without claim id. Raises PT404 unknown_document, 22023 unknown_stage or invalid_lease, PT409 stage_disabled.';
+Does not check prerequisites (see can_start_stage). Returns true if the caller holds the stage, false while another
+run of it lives. From pending, completed, failed and skipped a new run begins and clears what the last one left
+(stage_runs keeps it; the metadata of a pending stage stays); a run whose lease is over is taken over. p_claim_id:
+credential of the run, made by the client; a repeated start with it returns true again, or raises PT409 lease_lost
+once somebody else has closed that run. p_lease_seconds: more than 0, at most 604800; null: that of the stage, and at
+least an hour without a claim id. Raises PT404 unknown_document, 22023 unknown_stage or invalid_lease, PT409
+stage_disabled.';
 
 create or replace function krai_core.update_stage_progress(
     p_document_id uuid,
@@ -2876,7 +2934,9 @@ language plpgsql volatile
 set search_path = ''
 as $$
 declare
-    v_metadata jsonb := case when jsonb_typeof(p_metadata) = 'object' then p_metadata else krai_private.checked_metadata(p_metadata) end;
+    v_metadata jsonb := case
+        when jsonb_typeof(p_metadata) = 'object' then p_metadata
+        else krai_private.checked_metadata(p_metadata) end;
     v_stage_status jsonb;
     v_run krai_core.stage_runs;
     v_run_id bigint;
@@ -2885,23 +2945,27 @@ declare
 begin
     -- NaN sorts above every number, so it fails here too.
     if p_progress < 0 or p_progress > 100 then
-        perform krai_private.raise_error('invalid_progress', format('progress %s is outside of 0 to 100 percent', p_progress),
-            jsonb_build_object('progress', p_progress::text), 'Pass percent: 45.5 means 45.5 %; fractions are not rescaled, 0.5 means half a percent.');
+        perform krai_private.raise_error('invalid_progress',
+            format('progress %s is outside of 0 to 100 percent', p_progress),
+            jsonb_build_object('progress', p_progress::text),
+            'Pass percent: 45.5 means 45.5 %; fractions are not rescaled, 0.5 means half a percent.');
     end if;
-    -- Nothing is lost with the last half second of progress. Only where the call is the whole transaction, which PostgREST
-    -- tells by request.path: never for the commit of somebody else's work.
+    -- Losing the last half second of progress costs nothing. Only if this call is the whole transaction, as PostgREST
+    -- tells by request.path: never for the commit of anybody else's work.
     if current_setting('request.path', true) = '/rpc/update_stage_progress' then
         perform set_config('synchronous_commit', 'off', true);
     end if;
-    -- The usual case is one statement, which locks the document as it writes. Whether the run is still the caller's is asked
-    -- after it, as always, and undoes it if not.
+    -- Fast path: one statement, which locks the document as it writes. The check that the caller still holds the run
+    -- comes afterwards, as always, and its error rolls this back.
     perform set_config('krai_core.writer', 'progress', true);
     update krai_core.documents d
-    set stage_status = d.stage_status || jsonb_build_object(p_stage_name, d.stage_status -> p_stage_name || jsonb_build_object(
-        'progress', coalesce(trim_scale(p_progress), (d.stage_status -> p_stage_name ->> 'progress')::numeric),
-        'metadata', d.stage_status -> p_stage_name -> 'metadata' || v_metadata))
-    where d.id = p_document_id and jsonb_typeof(d.stage_status) = 'object' and d.stage_status -> p_stage_name @@
-        '$.status == "processing" && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100 && $.metadata.type() == "object"'
+    set stage_status = d.stage_status || jsonb_build_object(
+        p_stage_name, d.stage_status -> p_stage_name || jsonb_build_object(
+            'progress', coalesce(trim_scale(p_progress), (d.stage_status -> p_stage_name ->> 'progress')::numeric),
+            'metadata', d.stage_status -> p_stage_name -> 'metadata' || v_metadata))
+    where d.id = p_document_id and jsonb_typeof(d.stage_status) = 'object'
+      and d.stage_status -> p_stage_name @@ '$.status == "processing" && $.progress.type() == "number"
+          && $.progress >= 0 && $.progress <= 100 && $.metadata.type() == "object"'
       and (to_jsonb(p_progress) >= d.stage_status -> p_stage_name -> 'progress') is not false;
     if not found then
         v_stage_status := krai_private.lock_document(p_document_id, p_stage_name);
@@ -2909,18 +2973,22 @@ begin
         if v_stage_status -> p_stage_name ->> 'status' <> 'processing' or v_run.status <> 'running' then
             perform krai_private.raise_conflict('progress', p_document_id, p_stage_name,
                 coalesce(nullif(v_run.status, 'running'), v_stage_status -> p_stage_name ->> 'status'),
-                'Start the stage before reporting progress.', case when v_run.status <> 'running' then ' by this run already' else '' end);
+                'Start the stage before reporting progress.',
+                case when v_run.status <> 'running' then ' by this run already' else '' end);
         end if;
-        -- The row was odd and is sound now, or progress falls back: then the run notes how far it had come.
-        update krai_core.stage_runs r set progress = greatest(r.progress, (v_stage_status -> p_stage_name ->> 'progress')::numeric)
+        -- The row was malformed and is sound now, or progress went down: then the run keeps the highest value.
+        update krai_core.stage_runs r
+        set progress = greatest(r.progress, (v_stage_status -> p_stage_name ->> 'progress')::numeric)
         where r.id = v_run.id and p_progress < (v_stage_status -> p_stage_name ->> 'progress')::numeric;
-        perform krai_private.write_stage_status(p_document_id, jsonb_set(v_stage_status, array[p_stage_name], v_stage_status -> p_stage_name || jsonb_build_object(
-            'progress', coalesce(to_jsonb(trim_scale(p_progress)), v_stage_status -> p_stage_name -> 'progress'),
-            'metadata', v_stage_status -> p_stage_name -> 'metadata' || v_metadata)), null, 'progress');
+        perform krai_private.write_stage_status(p_document_id, jsonb_set(v_stage_status, array[p_stage_name],
+            v_stage_status -> p_stage_name || jsonb_build_object(
+                'progress', coalesce(to_jsonb(trim_scale(p_progress)), v_stage_status -> p_stage_name -> 'progress'),
+                'metadata', v_stage_status -> p_stage_name -> 'metadata' || v_metadata)), null, 'progress');
     end if;
     perform set_config('krai_core.writer', '', true);
     v_now := clock_timestamp();
-    select r.id, r.lease_expires_at < v_now + make_interval(secs => r.lease_seconds::double precision * 0.95) into v_run_id, v_is_due
+    select r.id, r.lease_expires_at < v_now + make_interval(secs => r.lease_seconds::double precision * 0.95)
+    into v_run_id, v_is_due
     from krai_core.stage_runs r
     where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'running'
       and (p_claim_id is null or r.claim_id = p_claim_id);
@@ -2929,7 +2997,7 @@ begin
         perform krai_private.raise_conflict('progress', p_document_id, p_stage_name, v_run.status,
             'Start the stage before reporting progress.', ' by this run already');
     elsif v_is_due then
-        -- Progress is a sign of life. A lease that was renewed a moment ago is left alone: half the writes of a busy loop.
+        -- Progress is a sign of life. Skipping leases renewed a moment ago halves the writes of a busy loop.
         update krai_core.stage_runs r
         set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => r.lease_seconds::double precision)
         where r.id = v_run_id;
@@ -2939,15 +3007,27 @@ end;
 $$;
 comment on function krai_core.update_stage_progress(uuid, text, numeric, jsonb, uuid) is
 'Stores the progress of a running stage and renews its lease.
-p_progress: percent, 0 to 100, never rescaled; null keeps the stored one. p_metadata is merged into the stored object. Returns true. Raises PT409 conflict unless the stage is processing, PT409 lease_lost when the run of p_claim_id is over, PT404 unknown_document, 22023 unknown_stage, invalid_progress or invalid_metadata. As an rpc of its own its commit does not wait for the disk.';
+p_progress: percent, 0 to 100, never rescaled; null keeps the stored one. p_metadata is merged into the stored
+object. Returns true. Raises PT409 conflict unless the stage is processing, PT409 lease_lost if the run of p_claim_id
+is over, PT404 unknown_document, 22023 unknown_stage, invalid_progress or invalid_metadata. Called as an rpc of its
+own, its commit does not wait for the disk.';
 
-create or replace function krai_private.close_stage(p_document_id uuid, p_stage_name text, p_to text, p_error text, p_metadata jsonb, p_claim_id uuid, p_retry boolean default false)
-returns boolean
+create or replace function krai_private.close_stage(
+    p_document_id uuid,
+    p_stage_name text,
+    p_to text,
+    p_error text,
+    p_metadata jsonb,
+    p_claim_id uuid,
+    p_retry boolean default false
+) returns boolean
 language plpgsql volatile
 set search_path = ''
 as $$
 declare
-    v_metadata jsonb := case when jsonb_typeof(p_metadata) = 'object' then p_metadata else krai_private.checked_metadata(p_metadata) end;
+    v_metadata jsonb := case
+        when jsonb_typeof(p_metadata) = 'object' then p_metadata
+        else krai_private.checked_metadata(p_metadata) end;
     v_stage_status jsonb := krai_private.lock_document(p_document_id, p_stage_name);
     v_stage jsonb := v_stage_status -> p_stage_name;
     v_from text := v_stage ->> 'status';
@@ -2961,7 +3041,7 @@ declare
     v_closed jsonb;
 begin
     if p_claim_id is not null and v_run.status <> 'running' then
-        -- Closed before by this very holder: the repeat of the same call answers as the first time, another call is too late.
+        -- This holder closed the run itself: a repeat of that call returns true, any other call comes too late.
         if v_run.status <> p_to then
             perform krai_private.raise_conflict(v_call, p_document_id, p_stage_name, v_run.status,
                 'A run ends once: start the stage again to change its outcome.', ' by this run already');
@@ -2970,37 +3050,44 @@ begin
     elsif v_from = 'completed' and p_to <> 'completed' or v_from = 'skipped' and p_to = 'failed' then
         return false;
     elsif v_from = 'skipped' and p_to = 'completed' then
-        perform krai_private.raise_conflict(v_call, p_document_id, p_stage_name, v_from, 'Start the stage if it is to be run after all.');
+        perform krai_private.raise_conflict(v_call, p_document_id, p_stage_name, v_from,
+            'Start the stage if it is to be run after all.');
     elsif v_from = 'skipped' then
         return true;
     elsif v_from = p_to then
         update krai_core.stage_runs r
         set error = v_error, error_fingerprint = krai_private.error_fingerprint(v_error)
         where p_to = 'failed' and r.document_id = p_document_id and r.stage_name = p_stage_name and r.is_current;
-        perform krai_private.write_stage_status(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, v_stage || jsonb_build_object(
-            'metadata', v_stage -> 'metadata' || v_metadata, 'error', case when p_to = 'failed' then krai_private.short_error(p_error) end)));
+        perform krai_private.write_stage_status(p_document_id, v_stage_status || jsonb_build_object(
+            p_stage_name, v_stage || jsonb_build_object(
+                'metadata', v_stage -> 'metadata' || v_metadata,
+                'error', case when p_to = 'failed' then krai_private.short_error(p_error) end)));
         return true;
     end if;
     if v_from = 'processing' then
         v_started_at := coalesce(v_run.started_at, krai_private.time_or_null(v_stage ->> 'started_at'));
     end if;
     if v_run.id is null then
-        -- What nobody's run is processing is the run that ends here, and no earlier one to be kept.
-        v_attempt := krai_private.archive_last_run(p_document_id, p_stage_name, case v_from when 'processing' then krai_private.pending_stage() else v_stage end);
-        -- Work that was done outside and is only reported: a run without a beginning. It takes the place of one that was ready.
+        -- Work done outside and only reported: a run without a beginning, in place of the ready one. A processing stage
+        -- without a run is this very run, so there is no earlier one to archive.
+        v_attempt := krai_private.archive_last_run(p_document_id, p_stage_name,
+            case v_from when 'processing' then krai_private.pending_stage() else v_stage end);
         delete from krai_core.stage_runs r
         where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'ready';
-        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, is_current, error, error_fingerprint, retry_at)
+        insert into krai_core.stage_runs (document_id, stage_name, status, attempt, started_at, finished_at, is_current,
+            error, error_fingerprint, retry_at)
         values (p_document_id, p_stage_name, p_to, v_attempt, v_started_at, v_now, true, v_error,
                 case when p_to = 'failed' then krai_private.error_fingerprint(v_error) end,
                 case when p_retry and p_to = 'failed' then krai_private.retry_at(p_stage_name, v_attempt, v_now) end)
         returning retry_at into v_retry_at;
     else
         update krai_core.stage_runs r
-        set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, is_current = true, error = v_error,
+        set status = p_to, finished_at = v_now, closed_by_holder = p_claim_id is not null, is_current = true,
+            error = v_error,
             lease_seconds = null, lease_expires_at = null, heartbeat_at = null,
             error_fingerprint = case when p_to = 'failed' then krai_private.error_fingerprint(v_error) end,
-            retry_at = case when p_retry and p_to = 'failed' then krai_private.retry_at(p_stage_name, r.attempt, v_now) end
+            retry_at = case
+                when p_retry and p_to = 'failed' then krai_private.retry_at(p_stage_name, r.attempt, v_now) end
         where r.id = v_run.id
         returning retry_at into v_retry_at;
     end if;
@@ -3012,7 +3099,8 @@ begin
 end;
 $$;
 comment on function krai_private.close_stage(uuid, text, text, text, jsonb, uuid, boolean) is
-'What complete_stage, fail_stage and skip_stage share: brings a stage to p_to (completed, failed or skipped) and closes its run. p_retry: a failed one is tried again while attempts are left.';
+'What complete_stage, fail_stage and skip_stage share: moves a stage to p_to and closes its run.
+p_to: completed, failed or skipped. p_retry: a failed stage is retried automatically while attempts are left.';
 
 create or replace function krai_core.complete_stage(
     p_document_id uuid,
@@ -3029,7 +3117,10 @@ end;
 $$;
 comment on function krai_core.complete_stage(uuid, text, jsonb, uuid) is
 'Marks a stage as completed: progress 100, error cleared, metadata merged.
-Returns true. A stage that was not started becomes completed with started_at and duration_seconds null; a completed one stays, its metadata merged. With p_claim_id a repeated call answers true and changes nothing. duration_seconds: seconds since started_at. Raises PT409 conflict on a skipped stage, PT409 lease_lost when the run of p_claim_id is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
+Returns true. A stage that was never started becomes completed with started_at and duration_seconds null; a completed
+stage stays completed, its metadata merged. With p_claim_id a repeated call returns true and changes nothing.
+duration_seconds: seconds since started_at. Raises PT409 conflict on a skipped stage, PT409 lease_lost if the run of
+p_claim_id is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
 
 create or replace function krai_core.fail_stage(
     p_document_id uuid,
@@ -3043,12 +3134,17 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
-    return krai_private.close_stage(p_document_id, p_stage_name, 'failed', p_error, p_metadata, p_claim_id, coalesce(p_retry, false));
+    return krai_private.close_stage(
+        p_document_id, p_stage_name, 'failed', p_error, p_metadata, p_claim_id, coalesce(p_retry, false));
 end;
 $$;
 comment on function krai_core.fail_stage(uuid, text, text, jsonb, uuid, boolean) is
 'Marks a stage as failed; completed_at is when it failed, progress and metadata stay.
-p_error: null or blank is stored as "failed without a message"; over 4000 characters it is cut with a mark (stage_runs keeps 65536). p_retry: while attempts are left (stages.max_attempts), the stage is handed out again after the backoff; a permanent error needs none. Returns true; false without change, and without p_claim_id, on a completed or skipped stage. A failed stage takes the new error. Raises PT409 conflict or lease_lost with a p_claim_id whose run is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
+p_error: null or blank is stored as "failed without a message"; over 4000 characters it is truncated with a mark
+(stage_runs keeps 65536). p_retry: while attempts are left (stages.max_attempts), the stage is handed out again after
+the backoff; a permanent error needs none. Returns true; false, changing nothing, on a completed or skipped stage
+without p_claim_id. A failed stage takes the new error. Raises PT409 conflict or lease_lost if the run of p_claim_id
+is over, PT404 unknown_document, 22023 unknown_stage or invalid_metadata.';
 
 create or replace function krai_core.skip_stage(
     p_document_id uuid,
@@ -3060,12 +3156,15 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
-    return krai_private.close_stage(p_document_id, p_stage_name, 'skipped', null, krai_private.skip_metadata(p_reason), p_claim_id);
+    return krai_private.close_stage(
+        p_document_id, p_stage_name, 'skipped', null, krai_private.skip_metadata(p_reason), p_claim_id);
 end;
 $$;
 comment on function krai_core.skip_stage(uuid, text, text, uuid) is
-'Marks a stage as not applicable to this document; the reason is kept in metadata.reason, and the stage counts as finished.
-Returns true; false without change, and without p_claim_id, on a completed stage; a skipped stage stays as it is. Raises PT409 conflict or lease_lost with a p_claim_id whose run is over, PT404 unknown_document, 22023 unknown_stage.';
+'Marks a stage as not applicable to this document, which counts as finished.
+The reason is stored in metadata.reason. Returns true; false, changing nothing, on a completed stage without
+p_claim_id; a skipped stage stays as it is. Raises PT409 conflict or lease_lost if the run of p_claim_id is over,
+PT404 unknown_document, 22023 unknown_stage.';
 
 -- ======== 22_queue_claim ========
 -- Queue: claims. Any number of workers, on any machines, with no coordinator but the database.
@@ -3413,18 +3512,19 @@ comment on function krai_core.get_next_document(text, text, uuid) is
 The stage is processing then, with a lease of at least an hour, renewed by progress. p_claim_id as for claim_stages. Raises 22023 unknown_stage, PT409 claim_in_progress.';
 
 -- ======== 23_queue_lease ========
--- Per-stage document tracking: what keeps a claimed run, and what gives it back.
+-- Queue: keeping claimed runs alive, and giving them back.
 --
 --   heartbeat         renews many leases
 --   release_stages    gives runs back untouched
---   reap              brings back what dead workers held, and has ready runs follow a changed pipeline
+--   checked_runs      the argument of both, checked and unpacked
 --
 -- Rules
---   * A heartbeat of a run that is closed renews nothing and says so: lost, or cancelled when it was taken away on purpose.
---   * A run that is given back counts as no attempt and keeps its place in the queue.
---   * The commit of heartbeat does not wait for the disk, where the call is the whole transaction.
--- Lock order: release_stages documents in id order, then stage_runs. heartbeat locks stage_runs alone, in id order, and skips
--- what is locked: who holds such a row is writing a newer sign of life. reap passes over what is locked.
+--   * A heartbeat for a closed run renews nothing and says so: lost, or cancelled if somebody took the run away on
+--     purpose.
+--   * A released run counts as no attempt and keeps its place in the queue.
+--   * The commit of heartbeat does not wait for the disk if the call is the whole transaction.
+-- Lock order: release_stages locks documents in id order, then stage_runs. heartbeat locks only stage_runs, in id
+-- order, and skips locked rows: whoever holds one is writing a newer sign of life.
 
 create or replace function krai_private.checked_runs(p_call text, p_runs jsonb)
 returns table (n bigint, document_id uuid, stage_name text, claim_id uuid, run jsonb)
@@ -3439,7 +3539,8 @@ begin
            or coalesce(r ->> 'claim_id', '') !~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
            or r ->> 'stage_name' is null
     ) then
-        perform krai_private.raise_error('invalid_runs', format('%s takes an array of objects with document_id, stage_name and claim_id', p_call), '{}',
+        perform krai_private.raise_error('invalid_runs',
+            format('%s takes an array of objects with document_id, stage_name and claim_id', p_call), '{}',
             'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>"}, ...].');
     end if;
     return query
@@ -3450,7 +3551,7 @@ $$;
 comment on function krai_private.checked_runs(text, jsonb) is
 'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
 
--- Planned once and by index; see claim_ready.
+-- Planned by index, whatever the statistics say; for `= any (array[...])` see 22_queue_claim.
 create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -3472,33 +3573,42 @@ begin
     free as (
         select r.id from krai_core.stage_runs r
         join asked a on r.document_id = any (array[a.document_id]) and r.open_stage = any (array[a.stage_name])
-            -- With a claim id: running. Asked by the status, the planner might read all that is running.
+            -- A claim id implies running. A condition on status might make the planner read every running run.
             and (r.claim_id = a.claim_id) is true
         order by r.id
         for no key update of r skip locked
     ),
     renewed as (
         update krai_core.stage_runs r
-        set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
+        set heartbeat_at = clock_timestamp(),
+            lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
         from free f
         where r.id = any (array[f.id])
     )
     select jsonb_build_object(
-        'alive', coalesce(jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000)) order by a.n) filter (where r.status = 'running'), '[]'),
-        'lost', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status is null or r.status not in ('running', 'cancelled')), '[]'),
+        'alive', coalesce(
+            jsonb_agg(a.run || jsonb_build_object('lease_ms', round(r.lease_seconds * 1000)) order by a.n)
+                filter (where r.status = 'running'), '[]'),
+        'lost', coalesce(
+            jsonb_agg(a.run order by a.n)
+                filter (where r.status is null or r.status not in ('running', 'cancelled')), '[]'),
         'cancelled', coalesce(jsonb_agg(a.run order by a.n) filter (where r.status = 'cancelled'), '[]'))
     into v_answer
     from asked a
     left join lateral (
         select * from krai_core.stage_runs of_claim
-        where of_claim.document_id = a.document_id and of_claim.stage_name = a.stage_name and (of_claim.claim_id = a.claim_id) is true
+        where of_claim.document_id = a.document_id and of_claim.stage_name = a.stage_name
+          and (of_claim.claim_id = a.claim_id) is true
         offset 0) r on true;
     return v_answer;
 end;
 $$;
 comment on function krai_core.heartbeat(jsonb) is
 'Renews the leases of many runs in one call.
-p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]}, each an array of the objects given: alive runs are held for another lease, whose length in milliseconds is added as lease_ms, lost ones were closed, cancelled ones were taken away on purpose; stop the work on both. Safe to repeat. Raises 22023 invalid_runs. As an rpc of its own its commit does not wait for the disk.';
+p_runs: array of {document_id, stage_name, claim_id}. Returns {"alive": [...], "lost": [...], "cancelled": [...]},
+each an array of the objects passed in: alive runs are held for another lease, whose length in milliseconds is added
+as lease_ms; lost runs were closed, cancelled ones taken away on purpose: stop working on either. Safe to repeat.
+Raises 22023 invalid_runs. Called as an rpc of its own, its commit does not wait for the disk.';
 
 create or replace function krai_core.release_stages(p_runs jsonb) returns jsonb
 language plpgsql volatile
@@ -3517,19 +3627,21 @@ begin
     order by d.id for no key update;
     for v_asked in select * from krai_private.checked_runs('release_stages', p_runs) loop
         select * into v_run from krai_core.stage_runs r
-        where r.document_id = v_asked.document_id and r.stage_name = v_asked.stage_name and (r.claim_id = v_asked.claim_id) is true;
+        where r.document_id = v_asked.document_id and r.stage_name = v_asked.stage_name
+          and (r.claim_id = v_asked.claim_id) is true;
         if v_run.status = 'running' then
             v_stage_status := krai_private.lock_document(v_asked.document_id, v_asked.stage_name);
             v_stage := v_stage_status -> v_asked.stage_name;
             update krai_core.stage_runs r
-            set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true, progress = greatest(r.progress, krai_private.progress_of(v_stage))
+            set status = 'released', finished_at = clock_timestamp(), closed_by_holder = true,
+                progress = greatest(r.progress, krai_private.progress_of(v_stage))
             where r.id = v_run.id;
             if v_stage ->> 'status' = 'processing' then
                 perform krai_private.count_transition(v_asked.stage_name, v_stage, krai_private.pending_stage());
                 v_stage := krai_private.pending_stage() || jsonb_build_object('metadata', v_stage -> 'metadata');
             end if;
-            perform krai_private.write_stage_status(v_asked.document_id, v_stage_status || jsonb_build_object(v_asked.stage_name, v_stage),
-                array[v_asked.stage_name]);
+            perform krai_private.write_stage_status(v_asked.document_id,
+                v_stage_status || jsonb_build_object(v_asked.stage_name, v_stage), array[v_asked.stage_name]);
         end if;
         if v_run.status = 'running' or v_run.status = 'released' and v_run.closed_by_holder then
             v_released := v_released || jsonb_build_array(v_asked.run);
@@ -3541,8 +3653,10 @@ begin
 end;
 $$;
 comment on function krai_core.release_stages(jsonb) is
-'Gives runs back that were claimed and not worked on: their stages are pending again, keep their place in the queue, and no attempt counts.
-p_runs: array of {document_id, stage_name, claim_id}. Returns {"released": [...], "lost": [...]}, each an array of the objects given; lost ones were closed by somebody else before. Safe to repeat. Raises 22023 invalid_runs.';
+'Gives claimed runs back untouched: their stages are pending again, and no attempt counts.
+They keep their place in the queue. p_runs: array of {document_id, stage_name, claim_id}. Returns {"released": [...],
+"lost": [...]}, each an array of the objects passed in; somebody else had already closed the lost ones. Safe to
+repeat. Raises 22023 invalid_runs.';
 
 -- ======== 24_queue_finish ========
 -- Per-stage document tracking: many outcomes in one call.
@@ -3807,13 +3921,13 @@ comment on function krai_core.finish_stages(jsonb) is
 p_outcomes: array of {document_id, stage_name, claim_id, outcome, metadata?, error?, retry?, reason?, progress?}. outcome: completed, failed, skipped or progress. metadata: object, merged. error, retry: of failed, as in fail_stage. reason: of skipped. progress: percent, 0 to 100. Returns an array in the same order: {"ok": true}, with next_retry_at where a failed one is tried again, or {"ok": false, "error": word, "message", "hint", ...} with the words of the single calls (lease_lost, conflict, unknown_document, unknown_stage, invalid_metadata, invalid_progress); that one changed nothing then. Safe to repeat. Raises 22023 invalid_outcomes, with no change at all, when an outcome has no ids, no claim id or no such outcome.';
 
 -- ======== 25_operations ========
--- Per-stage document tracking: what people call, and who may call what.
+-- Operations: what people do to the queue.
 --
 --   retry_stage, retry_failed, reset_stage    bring stages back to pending
---   cancel_document                           skips all that is unfinished
---   set_priority, pause_stage, resume_stage   what is handed out first, or not at all
+--   cancel_document                           skips every unfinished stage
+--   set_priority, pause_stage, resume_stage   decide what is handed out first, or not at all
 --
--- Who did it is kept: with the last run of the stage, with the priority, with the stage.
+-- Each records who asked: with the last run of the stage, with the priority, or with the stage.
 -- Lock order: documents in id order, then stage_runs.
 
 create or replace function krai_core.retry_stage(p_document_id uuid, p_stage_name text, p_actor text default null)
@@ -3832,18 +3946,22 @@ begin
             when 'processing' then 'Wait until the run ends, or use reset_stage with p_force to take it away.'
             else 'Only a failed stage is retried: use reset_stage to run it again.' end);
     end if;
-    perform krai_private.archive_last_run(p_document_id, p_stage_name, v_stage_status -> p_stage_name, left(p_actor, 200), true);
-    -- A retry that was to come by itself comes now.
+    perform krai_private.archive_last_run(
+        p_document_id, p_stage_name, v_stage_status -> p_stage_name, left(p_actor, 200), true);
+    -- Replaces a retry that waits for its backoff.
     delete from krai_core.stage_runs r
     where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'ready';
     perform krai_private.count_transition(p_stage_name, v_stage_status -> p_stage_name, krai_private.pending_stage());
-    perform krai_private.write_stage_status(p_document_id, v_stage_status || jsonb_build_object(p_stage_name, krai_private.pending_stage()), array[p_stage_name]);
+    perform krai_private.write_stage_status(p_document_id,
+        v_stage_status || jsonb_build_object(p_stage_name, krai_private.pending_stage()), array[p_stage_name]);
     return true;
 end;
 $$;
 comment on function krai_core.retry_stage(uuid, text, text) is
-'Brings a failed stage back to pending, its attempts counted from 1 again.
-p_actor: who asked for it. Returns true, also for a pending stage, which stays as it is. Error, progress and metadata of the failed run are kept in stage_runs. Raises PT409 conflict on a processing, completed or skipped stage, PT404 unknown_document, 22023 unknown_stage.';
+'Brings a failed stage back to pending and counts its attempts from 1 again.
+p_actor: who asked for it. Returns true, also for a pending stage, which stays as it is. stage_runs keeps error,
+progress and metadata of the failed run. Raises PT409 conflict on a processing, completed or skipped stage, PT404
+unknown_document, 22023 unknown_stage.';
 
 create or replace function krai_core.reset_stage(
     p_document_id uuid,
@@ -3876,13 +3994,15 @@ begin
         if v_status = 'processing' then
             if p_force is not true then
                 perform krai_private.raise_conflict('reset', p_document_id, v_name, v_status,
-                    'Nothing was changed. Wait until the run ends, or pass p_force => true to take it away from its holder.');
+                    'Nothing was changed. Wait until the run ends, or pass p_force => true to take it away '
+                    'from its holder.');
             end if;
             update krai_core.stage_runs r
             set status = 'cancelled', finished_at = clock_timestamp(), error = 'reset while it ran'
             where r.document_id = p_document_id and r.open_stage = v_name and r.status = 'running';
         end if;
-        perform krai_private.archive_last_run(p_document_id, v_name, v_stage_status -> v_name, left(p_actor, 200), true);
+        perform krai_private.archive_last_run(
+            p_document_id, v_name, v_stage_status -> v_name, left(p_actor, 200), true);
         perform krai_private.count_transition(v_name, v_stage_status -> v_name, krai_private.pending_stage());
         v_stage_status := v_stage_status || jsonb_build_object(v_name, krai_private.pending_stage());
         v_changed := v_changed || v_name;
@@ -3896,8 +4016,11 @@ begin
 end;
 $$;
 comment on function krai_core.reset_stage(uuid, text, boolean, boolean, text) is
-'Brings a stage back to pending from any state, so that it is run again.
-p_cascade: also every stage that depends on it, directly or not. p_force: also where it is processing; its holder then hears lease_lost. p_actor: who asked for it. Returns true, also for pending stages, which stay as they are. What the stage held is kept in stage_runs. Raises PT409 conflict when one of the stages is processing and p_force is not true (nothing is changed then), PT404 unknown_document, 22023 unknown_stage.';
+'Brings a stage back to pending from any state, so that it runs again.
+p_cascade: also every stage that depends on it, directly or not. p_force: also while it is processing, which raises
+lease_lost in the holder. p_actor: who asked for it. Returns true, also for pending stages, which stay as they are.
+stage_runs keeps what the stage held. Raises PT409 conflict, changing nothing, if one of the stages is processing and
+p_force is not true, PT404 unknown_document, 22023 unknown_stage.';
 
 create or replace function krai_core.retry_failed(
     p_stage_name text default null,
@@ -3934,27 +4057,37 @@ begin
             exit;
         end if;
         if p_dry_run is not true then
-            -- Somebody may have been faster, or may have deleted the document.
+            -- Somebody may have retried the stage, or deleted the document, in the meantime.
             perform from krai_core.documents d where d.id = v_found.document_id for no key update;
-            continue when not found or krai_private.lock_document(v_found.document_id, v_found.stage_name) -> v_found.stage_name ->> 'status' <> 'failed';
+            continue when not found
+                or krai_private.lock_document(v_found.document_id, v_found.stage_name)
+                    -> v_found.stage_name ->> 'status' <> 'failed';
             perform krai_core.retry_stage(v_found.document_id, v_found.stage_name, p_actor);
         end if;
         v_runs := v_runs || jsonb_build_array(to_jsonb(v_found));
     end loop;
-    return jsonb_build_object('count', jsonb_array_length(v_runs), 'more', v_more, 'dry_run', coalesce(p_dry_run, false), 'runs', v_runs);
+    return jsonb_build_object('count', jsonb_array_length(v_runs), 'more', v_more,
+        'dry_run', coalesce(p_dry_run, false), 'runs', v_runs);
 end;
 $$;
 comment on function krai_core.retry_failed(text, text, timestamptz, integer, boolean, text) is
-'Brings failed stages back to pending, as retry_stage does, by filter.
-p_stage_name: null for all enabled stages. p_error: part of the error, letter case aside; % and _ stand for any text and any letter, as in LIKE. p_since: failed then or later. p_limit: 1 to 10000. p_dry_run: only tells what it would do. p_actor: who asked for it. Returns {"count", "more", "dry_run", "runs": [{document_id, stage_name, error}]}; more: the limit cut it off. Raises 22023 unknown_stage or invalid_limit.';
+'Brings the failed stages that match a filter back to pending, as retry_stage does.
+p_stage_name: null for all enabled stages. p_error: part of the error, case-insensitive; % and _ stand for any text
+and any character, as in LIKE. p_since: failed at that time or later. p_limit: 1 to 10000. p_dry_run: only reports
+what it would do. p_actor: who asked for it. Returns {"count", "more", "dry_run", "runs": [{document_id, stage_name,
+error}]}; more: the limit cut the list off. Raises 22023 unknown_stage or invalid_limit.';
 
-create or replace function krai_core.cancel_document(p_document_id uuid, p_reason text default 'Cancelled', p_actor text default null)
-returns boolean
+create or replace function krai_core.cancel_document(
+    p_document_id uuid,
+    p_reason text default 'Cancelled',
+    p_actor text default null
+) returns boolean
 language plpgsql volatile
 set search_path = ''
 as $$
 declare
-    v_stage_status jsonb := krai_private.lock_document(p_document_id, (select s.name from krai_core.stages s order by s.position limit 1));
+    v_stage_status jsonb := krai_private.lock_document(
+        p_document_id, (select s.name from krai_core.stages s order by s.position limit 1));
     v_reason text := case when p_reason ~ '\S' then p_reason else 'Cancelled' end;
     v_now timestamptz := clock_timestamp();
     v_name text;
@@ -3975,10 +4108,12 @@ begin
             values (p_document_id, v_name, 'cancelled', v_now, true, left(v_reason, 65536), left(p_actor, 200));
         else
             update krai_core.stage_runs r
-            set status = 'cancelled', finished_at = v_now, is_current = true, error = left(v_reason, 65536), actor = left(p_actor, 200)
+            set status = 'cancelled', finished_at = v_now, is_current = true,
+                error = left(v_reason, 65536), actor = left(p_actor, 200)
             where r.id = v_run.id;
         end if;
-        v_skipped := krai_private.closed_stage(v_stage, 'skipped', null, krai_private.skip_metadata(v_reason), v_run.started_at, v_now);
+        v_skipped := krai_private.closed_stage(
+            v_stage, 'skipped', null, krai_private.skip_metadata(v_reason), v_run.started_at, v_now);
         perform krai_private.count_transition(v_name, v_stage, v_skipped);
         v_stage_status := v_stage_status || jsonb_build_object(v_name, v_skipped);
         v_changed := v_changed || v_name;
@@ -3990,10 +4125,12 @@ begin
 end;
 $$;
 comment on function krai_core.cancel_document(uuid, text, text) is
-'Gives a document up: every stage that is not finished becomes skipped, with the reason in metadata.reason; who works on one hears it at the next heartbeat or call.
-p_actor: who asked for it. Returns true, also when everything was finished. reset_stage brings a stage back. Raises PT404 unknown_document.';
+'Gives a document up: every unfinished stage becomes skipped, with the reason in metadata.reason.
+Whoever is working on one learns of it with the next heartbeat or call. p_actor: who asked for it. Returns true, also
+if every stage was finished. reset_stage brings a stage back. Raises PT404 unknown_document.';
 
-create or replace function krai_core.set_priority(p_document_id uuid, p_priority integer, p_actor text default null) returns boolean
+create or replace function krai_core.set_priority(p_document_id uuid, p_priority integer, p_actor text default null)
+returns boolean
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -4017,8 +4154,9 @@ begin
 end;
 $$;
 comment on function krai_core.set_priority(uuid, integer, text) is
-'Says when the stages of a document are handed out: those of higher priority first, 0 is usual, below 0 after all others.
-Holds for what is ready and for all that becomes ready later. p_priority: null means 0. p_actor: who asked for it. Returns true. Raises PT404 unknown_document.';
+'Sets how early the stages of a document are handed out: higher priority first, 0 by default.
+Below 0 means after all others. Applies to ready runs and to all that become ready later. p_priority: null means 0.
+p_actor: who asked for it. Returns true. Raises PT404 unknown_document.';
 
 create or replace function krai_core.pause_stage(p_stage_name text, p_actor text default null) returns boolean
 language plpgsql volatile
@@ -4033,8 +4171,8 @@ begin
 end;
 $$;
 comment on function krai_core.pause_stage(text, text) is
-'Hands out nothing more of a stage until resume_stage; what runs goes on, and start_stage still starts it.
-p_actor: who asked for it. Returns true. Raises 22023 unknown_stage.';
+'Hands out no more runs of a stage until resume_stage; running ones continue.
+start_stage still starts it. p_actor: who asked for it. Returns true. Raises 22023 unknown_stage.';
 
 create or replace function krai_core.resume_stage(p_stage_name text, p_actor text default null) returns boolean
 language plpgsql volatile
@@ -4049,7 +4187,8 @@ begin
 end;
 $$;
 comment on function krai_core.resume_stage(text, text) is
-'Hands out a paused stage again. p_actor: who asked for it. Returns true. Raises 22023 unknown_stage.';
+'Hands out a paused stage again.
+p_actor: who asked for it. Returns true. Raises 22023 unknown_stage.';
 
 -- ======== 30_questions_document ========
 -- Questions about one document: where it stands, how it got there, and why a stage is not running.
@@ -5917,17 +6056,19 @@ For service_role: others get 42501.
 p_hours: how many hours to look back, 1 to 720, including the current one. Raises 22023 invalid_age.';
 
 -- ======== 35_events ========
--- Per-stage document tracking: what has changed since somebody looked last, for those who show documents live.
+-- Events: what changed since the caller last looked, for live displays.
 --
---   get_document_events   of many documents in one call: where each stands, and every change of a stage since
+--   get_document_events    for many documents in one call: where each stands now, and every stage change since then
+--   event_cursor           what the caller has seen once it has the answer
+--   events_after           the changes of one document since a cursor
 --
 -- Rules
---   * Only documents that were written since are answered, so that to ask again for hundreds costs an index lookup each.
---   * Changes come from stage_runs, which forgets nothing that happened between two calls: of a stage that began and ended
---     meanwhile both are told, each once.
---   * What somebody has seen is a mark, not a number or a time: the last run of the document, those of its runs that were open
---     then, and its last reset. Runs of one document are opened and reset under the lock of its row, so that whatever is
---     committed later lies behind the mark; pruned runs do not shift it.
+--   * The answer holds only documents written to since then, so polling hundreds costs one index lookup each.
+--   * Changes come from stage_runs, which misses nothing between two calls: if a stage started and ended in between,
+--     both are reported, each once.
+--   * A cursor is neither a number nor a time. It names the document's last run, the runs that were open then, and its
+--     last reset. Runs of one document are opened and reset under the lock of its row, so whatever commits later comes
+--     after the cursor; pruning does not shift it.
 -- Read only, no locks.
 
 create or replace function krai_private.event_cursor(p_document_id uuid) returns text
@@ -5942,13 +6083,15 @@ as $$
 begin
     return (
         select concat(coalesce(max(r.id), 0),
-            string_agg(case r.status when 'ready' then '.r' || r.id when 'running' then '.s' || r.id end, '' order by r.id),
+            string_agg(case r.status when 'ready' then '.r' || r.id when 'running' then '.s' || r.id end, ''
+                order by r.id),
             '@' || (extract(epoch from max(r.reset_at)) * 1000000)::bigint)
         from krai_core.stage_runs r where r.document_id = p_document_id);
 end;
 $$;
 comment on function krai_private.event_cursor(uuid) is
-'What there is to be seen of the runs of a document now: <last run>[.r<ready run>|.s<running run>]...[@<last reset, microseconds of the epoch>].';
+'What there is to see of the runs of a document now, as the cursor of get_document_events.
+Its form: <last run>[.r<ready run>|.s<running run>]...[@<last reset, microseconds of the epoch>].';
 
 create or replace function krai_private.events_after(p_document_id uuid, p_mark text) returns jsonb
 language plpgsql stable
@@ -5966,19 +6109,23 @@ declare
     v_reset bigint := coalesce(substring(p_mark from '@(\d+)$'), '0')::bigint;
 begin
     return coalesce((
-        select jsonb_agg(jsonb_build_object('stage_name', r.stage_name, 'change', e.change, 'at', krai_private.iso_time(e.at),
+        select jsonb_agg(jsonb_build_object(
+            'stage_name', r.stage_name, 'change', e.change, 'at', krai_private.iso_time(e.at),
             'attempt', r.attempt, 'error', left(e.error, 4000)) order by e.at, r.id, e.step)
         from krai_core.stage_runs r
         cross join lateral (values
             (1, 'started', r.started_at, null, r.id > v_last or r.id = any (v_ready)),
-            -- A ready run that was taken back is no change of a stage.
-            (2, r.status, r.finished_at, r.error, (r.id > v_last or r.id = any (v_ready) or r.id = any (v_running)) and (r.status <> 'cancelled' or r.started_at is not null)),
+            -- Taking a ready run back changes no stage.
+            (2, r.status, r.finished_at, r.error,
+                (r.id > v_last or r.id = any (v_ready) or r.id = any (v_running))
+                and (r.status <> 'cancelled' or r.started_at is not null)),
             (3, 'reset', r.reset_at, null, (extract(epoch from r.reset_at) * 1000000)::bigint > v_reset)
         ) as e (step, change, at, error, is_new)
         where r.document_id = p_document_id and e.at is not null and e.is_new), '[]');
 end;
 $$;
-comment on function krai_private.events_after(uuid, text) is 'The changes of a document behind a mark, as get_document_events gives them.';
+comment on function krai_private.events_after(uuid, text) is
+'The changes of a document since cursor p_mark, as get_document_events returns them.';
 
 create or replace function krai_core.get_document_events(p_documents jsonb) returns jsonb
 language plpgsql stable
@@ -5991,8 +6138,9 @@ set jit = off
 as $$
 declare
     v_odd text;
-    -- What a document is counted by may change without a write to it.
-    v_pipeline text := (select coalesce((extract(epoch from max(s.changed_at)) * 1000000)::bigint::text, '') from krai_core.stages s);
+    -- A change of the pipeline may change progress and current stage without a write to the document.
+    v_pipeline text := (
+        select coalesce((extract(epoch from max(s.changed_at)) * 1000000)::bigint::text, '') from krai_core.stages s);
 begin
     if jsonb_typeof(p_documents) is distinct from 'object' then
         v_odd := format('documents are given as %s', coalesce(jsonb_typeof(p_documents), 'null'));
@@ -6008,39 +6156,59 @@ begin
         limit 1;
     end if;
     if v_odd is not null then
-        perform krai_private.raise_error('invalid_documents', format('events cannot be told: %s', v_odd), '{}',
-            'Pass at most 1000 as {"<document id>": null, or {"seen": "<as last given>", "version": "<as last given>"}}.');
+        perform krai_private.raise_error('invalid_documents', format('events cannot be read: %s', v_odd), '{}',
+            'Pass at most 1000 as {"<document id>": null, or {"seen": "<as last given>", '
+            '"version": "<as last given>"}}.');
     end if;
     return coalesce((
         select jsonb_object_agg(k.key, jsonb_build_object(
             'version', d.version,
             'seen', case when d.version is not null then krai_private.event_cursor(k.id) end,
             'state', case when d.version is not null then krai_core.get_document_status(k.id) end,
-            'changes', case when d.version is not null and k.seen is not null then krai_private.events_after(k.id, k.seen) else '[]' end,
-            'is_open', exists (select from krai_core.stage_runs r where r.document_id = k.id and r.open_stage is not null)))
+            'changes', case
+                when d.version is not null and k.seen is not null then krai_private.events_after(k.id, k.seen)
+                else '[]' end,
+            'is_open', exists (
+                select from krai_core.stage_runs r where r.document_id = k.id and r.open_stage is not null)))
         from (
-            select a.key, a.key::uuid as id, a.value ->> 'seen' as seen, a.value ->> 'version' as version from jsonb_each(p_documents) a
+            select a.key, a.key::uuid as id, a.value ->> 'seen' as seen, a.value ->> 'version' as version
+            from jsonb_each(p_documents) a
         ) k
-        -- Any write to the row makes another version of it, those to its stages among them.
-        left join lateral (select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id offset 0) d on true
+        -- Every write to the row, one to its stages included, makes a new version of it.
+        left join lateral (
+            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id offset 0
+        ) d on true
         where k.version is null or d.version is distinct from k.version), '{}');
 end;
 $$;
 comment on function krai_core.get_document_events(jsonb) is
-'Of many documents, those that changed since somebody looked last: {"<document id>": {version, seen, state, changes: [{stage_name, change, at, attempt, error}], is_open}}.
-p_documents: at most 1000, as {"<document id>": null} for the first time, and then {"<document id>": {"seen", "version"}}, both as last given; version may be left out to be answered in any case. state: as get_document_status gives it; null, like version and seen, where there is no such document or it may not be seen. changes: those behind "seen", oldest first, none the first time: started, completed, failed, skipped, released (given back), lost (its lease or its time was over), cancelled, and reset (retried or reset by a person). at: ISO 8601, UTC. error: of the attempt that failed. is_open: false when nothing of it runs or may run, until a person does something. A document that was not written since is left out. Raises 22023 invalid_documents.';
+'Returns those of many documents that changed since the caller last looked, with their changes.
+p_documents: at most 1000, as {"<document id>": null} the first time, then {"<document id>": {"seen", "version"}},
+both as last returned; leave version out, or null, to get an answer in any case. Returns {"<document id>": {version,
+seen, state, changes: [{stage_name, change, at, attempt, error}], is_open}}, without the documents that were not
+written to since. state: as get_document_status returns it; null, like version and seen, if there is no such document
+or the caller may not see it. changes: those after "seen", oldest first, none the first time: started, completed,
+failed, skipped, released (given back), lost (its lease or its time was over), cancelled, and reset (retried or reset
+by a person). at: ISO 8601, UTC. error: of the attempt that failed. is_open: false if nothing of it runs or may run
+until a person steps in. Raises 22023 invalid_documents.';
 
 -- ======== 36_upkeep ========
--- Per-stage document tracking: what keeps the database small and the queue going without anybody's doing.
+-- Upkeep: what keeps the queue going and the database small without anyone's attention.
 --
---   prune_runs             deletes old runs that nothing stands on any more, a bounded number at a time
---   schedule_maintenance   has pg_cron call reap and prune_runs, where there is pg_cron
+--   reap                   requeues the runs of dead workers, and makes ready runs match a changed pipeline
+--   fill_ready_runs        the second half of that: the next batch of documents after a pipeline change
+--   rebuild_ready_runs     checks the ready runs of all documents; changes nothing unless triggers were switched off
+--   rebuild_statistics     checks the metrics against all documents; likewise
+--   prune_runs             deletes superseded runs that ended long ago, a bounded number at a time
+--   schedule_maintenance   has pg_cron call reap and prune_runs, if the database has pg_cron
 --
 -- Rules
---   * Never deleted: open runs, current ones, and the last closed run of a stage, which attempts and retries are counted from.
---   * What is pruned stays counted (stage_flow, stage_counters).
---   * Runs that somebody is writing are passed over; nobody waits.
---   * Nothing is scheduled unless somebody asks for it: workers do the same by themselves.
+--   * Pruning keeps open runs, current ones, and the last closed run of a stage, from which attempts and retries are
+--     counted. Statistics keep what is pruned (stage_flow, stage_counters).
+--   * reap and prune_runs skip runs that somebody is writing, rather than wait for them.
+--   * Nothing is scheduled unless somebody asks for it: workers reap automatically.
+-- Lock order: documents in id order, then stage_runs. Advisory locks let one session at a time fill ready runs, and one
+-- rebuild statistics.
 
 create or replace function krai_private.fill_ready_runs_as_owner(p_limit integer) returns integer
 language plpgsql volatile security definer
@@ -6054,20 +6222,24 @@ declare
     v_held uuid;
 begin
     perform krai_private.checked_limit(p_limit, 100000);
-    v_after := (select s.fill_after from krai_core.stages s where s.fill_after is not null order by s.fill_after limit 1);
-    -- One at a time; for the others there is nothing to do here.
+    v_after := (
+        select s.fill_after from krai_core.stages s where s.fill_after is not null order by s.fill_after limit 1);
+    -- One session at a time; the others have nothing to do here.
     if v_after is null or not pg_try_advisory_xact_lock(hashtextextended('krai_core.fill_ready_runs', 0)) then
         return 0;
     end if;
-    -- Again under the lock: another may have gone on meanwhile.
-    v_after := (select s.fill_after from krai_core.stages s where s.fill_after is not null order by s.fill_after limit 1);
+    -- Read again under the lock: another session may have advanced it.
+    v_after := (
+        select s.fill_after from krai_core.stages s where s.fill_after is not null order by s.fill_after limit 1);
     v_ids := array(select d.id from krai_core.documents d where d.id > v_after order by d.id limit p_limit);
-    -- Waits for the first alone, and goes as far as the next that somebody holds: who waits for one of these documents waits for
-    -- this batch, and not for all that it would have waited for.
+    -- Waits only for the first document and stops before the next one that is locked: whoever waits for a document of
+    -- this batch never waits for other people's locks as well.
     perform from krai_core.documents d where d.id = v_ids[1] for no key update;
     v_free := v_ids[1:1] || array(
-        select d.id from krai_core.documents d where d.id = any (v_ids[2:]) order by d.id for no key update skip locked);
-    v_held := (select held.id from (select unnest(v_ids) except select unnest(v_free)) as held (id) order by held.id limit 1);
+        select d.id from krai_core.documents d where d.id = any (v_ids[2:])
+        order by d.id for no key update skip locked);
+    v_held := (
+        select held.id from (select unnest(v_ids) except select unnest(v_free)) as held (id) order by held.id limit 1);
     v_ids := array(select given.id from unnest(v_ids) as given (id) where v_held is null or given.id < v_held);
     perform krai_private.adopt_runs(v_ids);
     perform krai_private.derive_ready_runs(v_ids);
@@ -6089,8 +6261,10 @@ begin
 end;
 $$;
 comment on function krai_core.fill_ready_runs(integer) is
-'After the pipeline was changed: brings the ready runs of the next p_limit documents (1 to 100000) after it, in id order. Returns how many documents were looked at; 0 when there is nothing left to do, or another session is at it.
-Workers and reap call it. Raises 22023 invalid_limit, 55P03 when a document stays locked for 0.9 s: call it again.';
+'Makes the ready runs of the next p_limit documents, in id order, match a changed pipeline.
+p_limit: 1 to 100000. Returns how many documents it looked at; 0 if nothing is left to do, or another session is
+doing it. Workers and reap call it. Raises 22023 invalid_limit, 55P03 if a document stays locked for 0.9 s: call it
+again.';
 
 create or replace function krai_core.rebuild_ready_runs() returns jsonb
 language plpgsql volatile
@@ -6102,7 +6276,8 @@ begin
     with truth as (
         select t.document_id, t.stage_name from krai_private.startable_stages t
         where not exists (
-            select from krai_core.stage_runs r where r.document_id = t.document_id and r.open_stage = t.stage_name and r.status = 'running')
+            select from krai_core.stage_runs r
+            where r.document_id = t.document_id and r.open_stage = t.stage_name and r.status = 'running')
           and (not t.is_failed or (
             select stood.retry_at is not null and stood.reset_at is null from krai_core.stage_runs stood
             where stood.document_id = t.document_id and stood.stage_name = t.stage_name and stood.is_current limit 1))
@@ -6113,11 +6288,13 @@ begin
     orphaned as (
         select d.id as document_id from krai_core.documents d cross join krai_core.stages s
         where d.stage_status -> s.name ->> 'status' = 'processing' and not exists (
-            select from krai_core.stage_runs r where r.document_id = d.id and r.open_stage = s.name and r.status = 'running')
+            select from krai_core.stage_runs r
+            where r.document_id = d.id and r.open_stage = s.name and r.status = 'running')
     ),
     current as (
-        -- As state_of_run says, which would be called millions of times.
-        select r.document_id, r.stage_name, case r.status when 'lost' then 'failed' when 'cancelled' then 'skipped' else r.status end as state
+        -- state_of_run inlined, because it would be called millions of times.
+        select r.document_id, r.stage_name,
+            case r.status when 'lost' then 'failed' when 'cancelled' then 'skipped' else r.status end as state
         from krai_core.stage_runs r where r.is_current
     )
     select array_agg(wrong.document_id order by wrong.document_id) into v_ids
@@ -6136,7 +6313,9 @@ begin
 end;
 $$;
 comment on function krai_core.rebuild_ready_runs() is
-'Compares the ready runs of all documents with the truth and mends what is wrong. Returns {"added", "removed", "adopted"}, how many runs; all 0 unless triggers were switched off (a restore with session_replication_role = replica). Reads every document. Raises nothing of its own but 42501 for lack of rights.';
+'Compares the ready runs of all documents with stage_status and repairs the differences.
+Returns {"added", "removed", "adopted"}, how many runs; all 0 unless triggers were switched off (a restore with
+session_replication_role = replica). Reads every document. Raises only 42501, for lack of rights.';
 
 do $make$
 begin
@@ -6148,10 +6327,12 @@ as $$
 declare
     v_mended bigint;
 begin
-    -- One after the other, or both would add what is missing.
+    -- One session at a time, or two would both add what is missing.
     perform pg_advisory_xact_lock(hashtextextended('krai_core.rebuild_statistics', 0));
     with truth as (
-        select t.stage_name, t.bucket, 0::bigint as documents, t.processing, t.completed, t.failed, t.skipped, t.timed, t.duration_us from (%s) t
+        select t.stage_name, t.bucket, 0::bigint as documents,
+            t.processing, t.completed, t.failed, t.skipped, t.timed, t.duration_us
+        from (%s) t
         union all
         select '', -1, count(*), 0, 0, 0, 0, 0, 0 from krai_core.documents
     ),
@@ -6160,18 +6341,22 @@ begin
         union all
         select -1, k.* from krai_private.stage_sums k
     )
-    insert into krai_core.stage_deltas (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
-    select x.stage_name, x.bucket, sum(x.documents), sum(x.processing), sum(x.completed), sum(x.failed), sum(x.skipped), sum(x.timed), sum(x.duration_us)
+    insert into krai_core.stage_deltas (
+        stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
+    select x.stage_name, x.bucket, sum(x.documents),
+        sum(x.processing), sum(x.completed), sum(x.failed), sum(x.skipped), sum(x.timed), sum(x.duration_us)
     from (
-        -- A state is counted in whichever bucket it came with: only the sum over all of them means something.
-        select b.stage_name, -1 as bucket, b.sign * b.documents as documents, b.sign * b.processing as processing, b.sign * b.completed as completed,
+        -- A count of states means something only as a sum over all buckets, so its correction goes into one, -1.
+        select b.stage_name, -1 as bucket, b.sign * b.documents as documents,
+            b.sign * b.processing as processing, b.sign * b.completed as completed,
             b.sign * b.failed as failed, b.sign * b.skipped as skipped, 0 as timed, 0 as duration_us
         from both_sides b
         union all
         select b.stage_name, b.bucket, 0, 0, 0, 0, 0, b.sign * b.timed, b.sign * b.duration_us from both_sides b
     ) x
     group by 1, 2
-    having (sum(x.documents), sum(x.processing), sum(x.completed), sum(x.failed), sum(x.skipped), sum(x.timed), sum(x.duration_us)) <> (0, 0, 0, 0, 0, 0, 0);
+    having (sum(x.documents), sum(x.processing), sum(x.completed), sum(x.failed), sum(x.skipped),
+        sum(x.timed), sum(x.duration_us)) <> (0, 0, 0, 0, 0, 0, 0);
     get diagnostics v_mended = row_count;
     perform krai_private.fold_deltas_if_due();
     return jsonb_build_object('mended', v_mended);
@@ -6179,7 +6364,9 @@ end;
 $$$f$, krai_private.sql_counted('select ''{}''::jsonb as old, d.stage_status as new from krai_core.documents d'));
 end $make$;
 comment on function krai_core.rebuild_statistics() is
-'Compares the figures with all documents, in one snapshot and without locks, and appends what is wrong. Returns {"mended": n}, how many sums; 0 unless triggers were switched off (a restore with session_replication_role = replica). Reads every document. Raises nothing of its own but 42501 for lack of rights.';
+'Compares the metrics with all documents, in one snapshot and without locks, and appends corrections.
+Returns {"mended": n}, how many sums; 0 unless triggers were switched off (a restore with session_replication_role =
+replica). Reads every document. Raises only 42501, for lack of rights.';
 
 create or replace function krai_core.reap(p_limit integer default 1000) returns jsonb
 language plpgsql volatile
@@ -6203,7 +6390,7 @@ begin
     begin
         v_filled := krai_core.fill_ready_runs(p_limit);
     exception when lock_not_available then
-        -- Somebody holds a document for long: the next call tries it again.
+        -- Somebody keeps a document locked: the next call tries again.
         raise warning 'ready runs were not filled: %', sqlerrm;
     end;
     perform krai_private.renew_default();
@@ -6212,11 +6399,17 @@ begin
 end;
 $$;
 comment on function krai_core.reap(integer) is
-'What has to be done now and then, by cron or by a worker: runs whose lease or timeout is over go back to the queue, or end as failed when no attempt is left; ready runs follow a changed pipeline (fill_ready_runs); the figures are folded.
-p_limit: at most so many runs, and documents to look at; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs, documents. Never waits for runs that somebody is writing. Raises 22023 invalid_limit.';
+'Does the periodic work, for cron or a worker: requeues expired runs, fills ready runs, rolls up deltas.
+Runs whose lease or timeout is over return to the queue, or end as failed if no attempt is left; ready runs are made
+to match a changed pipeline (fill_ready_runs); the deltas of the metrics are rolled up into their sums. p_limit: at
+most that many runs, and as many documents; 1 to 100000. Returns {"requeued", "failed", "filled"}: runs, runs,
+documents. Never waits for runs that somebody is writing. Raises 22023 invalid_limit.';
 
-create or replace function krai_core.prune_runs(p_older_than interval default '30 days', p_keep_failures boolean default true, p_limit integer default 10000)
-returns jsonb
+create or replace function krai_core.prune_runs(
+    p_older_than interval default '30 days',
+    p_keep_failures boolean default true,
+    p_limit integer default 10000
+) returns jsonb
 language plpgsql volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -6238,9 +6431,13 @@ begin
           and not (p_keep_failures is not false and r.status in ('failed', 'lost'))
           and exists (
               select from krai_core.stage_runs later
-              where later.document_id = r.document_id and later.stage_name = r.stage_name and later.id > r.id and later.finished_at is not null
-                -- What was further than all that came after it still counts in the weighted progress.
-                and (coalesce(r.progress, 0) = 0 or later.status in ('completed', 'skipped') or later.progress >= r.progress))
+              where later.document_id = r.document_id and later.stage_name = r.stage_name and later.id > r.id
+                and later.finished_at is not null
+                -- A run that got further than every later one still counts in the weighted progress.
+                and (
+                    coalesce(r.progress, 0) = 0
+                    or later.status in ('completed', 'skipped')
+                    or later.progress >= r.progress))
         order by r.finished_at
         limit p_limit
         for update skip locked
@@ -6251,11 +6448,15 @@ begin
 end;
 $$;
 comment on function krai_core.prune_runs(interval, boolean, integer) is
-'Deletes runs that ended longer ago than p_older_than and were superseded since. Never the last run of a stage, nor one that its stage stands on; statistics keep what is pruned.
-p_keep_failures: failed and lost ones stay; null means true. p_limit: at most so many at once, 1 to 100000. Returns {"pruned": n, "more": true where the limit cut it off: call it again}. Waits for nobody. Raises 22023 invalid_age or invalid_limit.';
+'Deletes runs that ended longer ago than p_older_than and have been superseded.
+Never deletes the last run of a stage, nor its current one; statistics keep what is pruned. p_keep_failures: failed
+and lost runs stay; null means true. p_limit: at most that many at once, 1 to 100000. Returns {"pruned": n, "more":
+true if the limit stopped it: call it again}. Waits for nobody. Raises 22023 invalid_age or invalid_limit.';
 
-create or replace function krai_private.schedule_maintenance_as_owner(p_prune_older_than interval, p_keep_failures boolean)
-returns jsonb
+create or replace function krai_private.schedule_maintenance_as_owner(
+    p_prune_older_than interval,
+    p_keep_failures boolean
+) returns jsonb
 language plpgsql volatile security definer
 set search_path = ''
 as $$
@@ -6267,18 +6468,25 @@ begin
     end if;
     if to_regprocedure('cron.schedule(text,text,text)') is null then
         return jsonb_build_object('scheduled', false, 'jobs', '[]'::jsonb,
-            'message', 'There is no pg_cron: enable the extension and call this again, or leave it to the workers, which reap by themselves.');
+            'message', 'There is no pg_cron: enable the extension and call this again, '
+                'or rely on the workers, which reap automatically.');
     end if;
-    -- By name, so that a further call renews what the first has scheduled.
-    execute format('select %I.schedule($1, $2, $3)', 'cron') using 'krai_core_reap', '* * * * *', 'select krai_core.reap()';
+    -- By name, so that another call replaces what the first one scheduled.
+    execute format('select %I.schedule($1, $2, $3)', 'cron')
+    using 'krai_core_reap', '* * * * *', 'select krai_core.reap()';
     if p_prune_older_than is not null then
         v_jobs := v_jobs || 'krai_core_prune'::text;
-        execute format('select %I.schedule($1, $2, $3)', 'cron') using 'krai_core_prune', '17 * * * *',
+        execute format('select %I.schedule($1, $2, $3)', 'cron')
+        using 'krai_core_prune', '17 * * * *',
             format('select krai_core.prune_runs(%L, %L, 100000)', p_prune_older_than, p_keep_failures is not false);
     else
-        execute format('select %1$I.unschedule(j.jobname) from %1$I.job j where j.jobname = $1 and j.username = current_user', 'cron') using 'krai_core_prune';
+        execute format(
+            'select %1$I.unschedule(j.jobname) from %1$I.job j
+            where j.jobname = $1 and j.username = current_user', 'cron')
+        using 'krai_core_prune';
     end if;
-    return jsonb_build_object('scheduled', true, 'jobs', to_jsonb(v_jobs), 'message', 'pg_cron calls them from now on.');
+    return jsonb_build_object('scheduled', true, 'jobs', to_jsonb(v_jobs),
+        'message', 'pg_cron calls them from now on.');
 end;
 $$;
 comment on function krai_private.schedule_maintenance_as_owner(interval, boolean) is
@@ -6296,38 +6504,44 @@ begin
 end;
 $$;
 comment on function krai_core.schedule_maintenance(interval, boolean) is
-'Has pg_cron call reap every minute, and prune_runs every hour when an age is given; a further call renews that, and without an age ends the pruning. Without pg_cron nothing happens.
-p_prune_older_than, p_keep_failures: as in prune_runs; null: nothing is pruned. Returns {"scheduled": true or false, "jobs": [names], "message"}. Raises 22023 invalid_age.';
+'Has pg_cron call reap every minute, and prune_runs every hour if an age is given.
+Another call replaces the schedule; without an age it ends the pruning. Without pg_cron nothing happens.
+p_prune_older_than, p_keep_failures: as in prune_runs; null: nothing is pruned. Returns {"scheduled": true or false,
+"jobs": [names], "message"}. Raises 22023 invalid_age.';
 
 -- ======== 40_trigger_functions ========
--- Per-stage document tracking: the triggers on krai_core.documents. The truth may be written by anybody, by an old script
--- or by hand in Studio; what follows from it is made here.
+-- Trigger functions: anybody may write stage_status, from an old script or by hand in Studio; triggers do the rest.
 --
---   documents_100_repair_insert   before insert, row: odd values are repaired; a row that an earlier tracker calls completed
---       starts as completed in every stage
---   zzy_documents_repair_update   before update, row, after triggers of yours: odd values are repaired; stages that a worker
---       holds keep their value against a direct edit, with a WARNING
---   documents_150_note           after update, row: that there was a direct edit, and of what, is noted (edited_documents)
---   documents_200_inserted       after insert: opens the ready runs
---   documents_200_edited         after update: the runs follow a direct edit, in both directions; so do the figures, and
---       processing_status and processing_stage, where the table has them as text
---   documents_400_delete_runs, documents_400_truncate_runs     after delete, truncate: the runs go with their documents
---   zzz_documents_keep_rest      before, row, last by its name: while the migration repairs stage_status, no other column
---       changes, whatever triggers of yours (updated_at = now()) wrote into the row
+-- The triggers of krai_core.documents (attached in 51_triggers; the first one by attach_repair_insert of 20_pipeline):
+--   documents_100_repair_insert    before insert, row: repairs malformed values; a row that an earlier tracker called
+--       completed starts as completed in every stage
+--   zzy_documents_repair_update    before update, row, after your own triggers: repairs malformed values; stages that a
+--       worker holds keep their value despite a direct edit, with a WARNING
+--   zzz_documents_keep_rest        before update, row, last by name: while the migration repairs stage_status, no other
+--       column changes, whatever your own triggers (updated_at = now()) wrote into the row
+--   documents_150_note             after update, row: notes a direct edit and what it changed (edited_documents)
+--   documents_200_inserted         after insert: opens the ready runs
+--   documents_200_edited           after update: makes the runs match a direct edit, in both directions, as well as the
+--       metrics, and processing_status and processing_stage if the table has them as text
+--   documents_400_delete_runs, documents_400_truncate_runs    after delete, truncate: deletes the runs, too
+-- The triggers of krai_core.stages and krai_core.stage_prerequisites:
+--   pipeline_100_lock              before a change of the pipeline, row: locks out whoever derives from it
+--   pipeline_200_follow            after it: rejects circles, marks all documents for fill_ready_runs, and renews the
+--       default of stage_status
 --
 -- Rules
---   * Total: a missing or foreign status counts as pending, nothing is cast without a type test, nothing raises.
---   * Set by set: the after triggers are statement-level. For updates without transition tables, which would be filled by
---     our own writers, too; those bring after the truth by themselves what follows from it (write_stage_status, claim_ready,
---     finish_batch), with the functions that the triggers use.
---   * SECURITY DEFINER with EXECUTE revoked, because a signed-in user's plain `update documents set filename = ...` fires
---     them and may not write stage_runs himself.
---   * Our own writers (setting krai_core.writer, see write_stage_status) have closed their runs and write sound values: what is for
---     direct edits is passed over for them, behind a WHEN that costs next to nothing.
---   * Legacy columns are written only when the status of a stage changes, and never by the migration. A value that the
---     table refuses is left alone with a WARNING.
--- The file is short because CREATE TRIGGER keeps writers waiting until it commits.
--- Lock order: documents (the statement has them), then stage_runs.
+--   * Total: a missing or unknown status counts as pending, nothing is cast without a type test, and the triggers on
+--     documents never raise.
+--   * Set-based: the after triggers are statement-level. Those on update have no transition tables, which our own
+--     writers would fill, too; those writers update what depends on stage_status themselves (write_stage_status,
+--     claim_ready, finish_batch), with the functions that the triggers use.
+--   * Security definer, with EXECUTE revoked, because a signed-in user's plain `update documents set filename = ...`
+--     fires them, and that user may not write stage_runs.
+--   * Our own writers (setting krai_core.writer, see write_stage_status) have closed their runs and write sound values.
+--     A WHEN clause, which costs next to nothing, lets them bypass what direct edits need.
+--   * Legacy columns are written only if the status of a stage changes, and never by the migration. A value that the
+--     table rejects leaves them unchanged, with a WARNING.
+-- Lock order: documents (the statement has locked them), then stage_runs.
 
 create or replace function krai_private.tg_documents_repair() returns trigger
 language plpgsql security definer
@@ -6340,7 +6554,7 @@ begin
         new.stage_status := krai_private.repaired_stages(new.stage_status);
     end if;
     if tg_op = 'INSERT' then
-        -- The argument says that the table has a column processing_status.
+        -- The argument says that the table has a column processing_status. Nested, because `and` would name it anyway.
         if tg_nargs > 0 then
             if new.processing_status::text = 'completed' then
                 new.stage_status := krai_private.archived_stages(new.stage_status);
@@ -6350,17 +6564,21 @@ begin
     end if;
     for v_run in
         select r.stage_name, r.worker from krai_core.stage_runs r
-        where r.document_id = new.id and r.open_stage is not null and r.status = 'running' and r.claim_id is not null and r.lease_expires_at > clock_timestamp()
+        where r.document_id = new.id and r.open_stage is not null and r.status = 'running'
+          and r.claim_id is not null and r.lease_expires_at > clock_timestamp()
           and old.stage_status -> r.stage_name is distinct from new.stage_status -> r.stage_name
     loop
-        new.stage_status := new.stage_status || jsonb_build_object(v_run.stage_name, old.stage_status -> v_run.stage_name);
-        raise warning 'stage % of document % is being worked on: the direct edit of it was left out', v_run.stage_name, new.id
+        new.stage_status := new.stage_status
+            || jsonb_build_object(v_run.stage_name, old.stage_status -> v_run.stage_name);
+        raise warning 'stage % of document % is being worked on: the direct edit of it was left out',
+            v_run.stage_name, new.id
             using hint = 'Use krai_core.reset_stage with p_force => true to take it away from its worker.';
     end loop;
     return new;
 end;
 $$;
-comment on function krai_private.tg_documents_repair() is 'Repairs stage_status as it is written, and keeps the stages that a worker holds.';
+comment on function krai_private.tg_documents_repair() is
+'Repairs stage_status as it is written, and protects the stages that a worker holds.';
 
 create or replace function krai_private.tg_documents_note() returns trigger
 language plpgsql security definer
@@ -6369,12 +6587,14 @@ as $$
 begin
     insert into krai_core.edited_documents (transaction_id, depth, document_id, status_changed, old_status, new_status)
     values (pg_current_xact_id(), pg_trigger_depth(), new.id,
-            jsonb_path_query_array(new.stage_status, '$.*.status') is distinct from jsonb_path_query_array(old.stage_status, '$.*.status'),
+            jsonb_path_query_array(new.stage_status, '$.*.status')
+                is distinct from jsonb_path_query_array(old.stage_status, '$.*.status'),
             old.stage_status, new.stage_status);
     return null;
 end;
 $$;
-comment on function krai_private.tg_documents_note() is 'Notes what a direct edit changes, for the end of its statement.';
+comment on function krai_private.tg_documents_note() is
+'Notes what a direct edit changes, for the end of its statement.';
 
 create or replace function krai_private.tg_documents_edited() returns trigger
 language plpgsql security definer
@@ -6391,7 +6611,8 @@ begin
         where e.transaction_id = pg_current_xact_id() and e.depth = pg_trigger_depth()
         returning e.document_id, e.status_changed
     )
-    select array_agg(m.document_id order by m.document_id), array_agg(m.document_id order by m.document_id) filter (where m.status_changed)
+    select array_agg(m.document_id order by m.document_id),
+        array_agg(m.document_id order by m.document_id) filter (where m.status_changed)
     into v_ids, v_changed
     from mine m;
     if v_ids is not null then
@@ -6403,7 +6624,8 @@ begin
     return null;
 end;
 $$;
-comment on function krai_private.tg_documents_edited() is 'Brings the runs and the legacy columns after a direct edit of stage_status.';
+comment on function krai_private.tg_documents_edited() is
+'Makes the runs, the metrics and the legacy columns match a direct edit of stage_status.';
 
 create or replace function krai_private.tg_documents_inserted() returns trigger
 language plpgsql security definer
@@ -6419,8 +6641,8 @@ begin
         return null;
     end if;
     insert into krai_core.stage_deltas (stage_name, documents, arrived) values ('', v_count, v_count);
-    -- Nearly all begin with nothing done: what is ready of those is the same for each, and they have no history. Compared
-    -- byte by byte, which is many times faster than value by value; what only looks different takes the other way.
+    -- Nearly all documents start untouched: they have no history, and the same stages are ready in each. Comparing byte
+    -- by byte is many times faster than by value; a value that only looks different takes the general path below.
     with opened as (
         insert into krai_core.stage_runs (document_id, stage_name, status, available_at)
         select a.id, first.name, 'ready', v_now
@@ -6431,12 +6653,19 @@ begin
         where row(a.stage_status)::record operator(pg_catalog.*=) row(v_default)::record
         returning stage_name
     )
-    insert into krai_core.stage_deltas (stage_name, arrived) select o.stage_name, count(*) from opened o group by o.stage_name;
+    insert into krai_core.stage_deltas (stage_name, arrived)
+    select o.stage_name, count(*) from opened o group by o.stage_name;
     perform krai_private.fold_deltas_if_due();
-    v_others := array(select a.id from after_rows a where row(a.stage_status)::record operator(pg_catalog.*<>) row(v_default)::record order by a.id);
+    v_others := array(
+        select a.id from after_rows a
+        where row(a.stage_status)::record operator(pg_catalog.*<>) row(v_default)::record
+        order by a.id);
     if v_others <> '{}' then
-        execute format('insert into krai_core.stage_deltas (stage_name, bucket, processing, completed, failed, skipped, timed, duration_us)
-            select c.stage_name, c.bucket, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us from (%s) c',
+        execute format('
+            insert into krai_core.stage_deltas (
+                stage_name, bucket, processing, completed, failed, skipped, timed, duration_us)
+            select c.stage_name, c.bucket, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us
+            from (%s) c',
             krai_private.sql_counted('select ''{}''::jsonb as old, a.stage_status as new from after_rows a'));
         perform krai_private.adopt_runs(v_others);
         perform krai_private.derive_ready_runs(v_others);
@@ -6453,14 +6682,19 @@ as $$
 begin
     if tg_op = 'TRUNCATE' then
         truncate krai_core.stage_runs, krai_core.document_priorities;
-        -- All that there is, taken away: a fold at the same time changes no sum. What others inserted since the snapshot of a
-        -- repeatable read transaction it cannot see; rebuild_statistics mends that.
-        insert into krai_core.stage_deltas (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
-        select k.stage_name, k.bucket, - k.documents, - k.processing, - k.completed, - k.failed, - k.skipped, - k.timed, - k.duration_us
+        -- Appends the negative of every sum, so a concurrent fold changes nothing. A repeatable read transaction misses
+        -- what others inserted after its snapshot; rebuild_statistics corrects that.
+        insert into krai_core.stage_deltas (
+            stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
+        select k.stage_name, k.bucket, - k.documents, - k.processing, - k.completed, - k.failed, - k.skipped,
+            - k.timed, - k.duration_us
         from krai_private.stage_sums k;
     elsif exists (select from before_rows) then
-        execute format('insert into krai_core.stage_deltas (stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
-            select c.stage_name, c.bucket, 0, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us from (%s) c
+        execute format('
+            insert into krai_core.stage_deltas (
+                stage_name, bucket, documents, processing, completed, failed, skipped, timed, duration_us)
+            select c.stage_name, c.bucket, 0, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us
+            from (%s) c
             union all select '''', -1, - count(*), 0, 0, 0, 0, 0, 0 from before_rows',
             krai_private.sql_counted('select b.stage_status as old, ''{}''::jsonb as new from before_rows b'));
         perform krai_private.fold_deltas_if_due();
@@ -6470,18 +6704,20 @@ begin
     return null;
 end;
 $$;
-comment on function krai_private.tg_documents_delete_runs() is 'Deletes the runs of deleted documents, and takes them out of the figures.';
+comment on function krai_private.tg_documents_delete_runs() is
+'Deletes the runs of deleted documents, and takes them out of the metrics.';
 
 create or replace function krai_private.tg_documents_keep_rest() returns trigger
 language plpgsql security definer
 set search_path = ''
 as $$
 begin
-    -- Not `new := old` and one assignment: Postgres 15 crashes on that where a row is older than one of its columns.
+    -- Not `new := old` and an assignment: Postgres 15 crashes on that if a row is older than one of its columns.
     return jsonb_populate_record(old, jsonb_build_object('stage_status', new.stage_status));
 end;
 $$;
-comment on function krai_private.tg_documents_keep_rest() is 'Takes back what other triggers changed in a row whose stage_status the migration repairs.';
+comment on function krai_private.tg_documents_keep_rest() is
+'Undoes what other triggers changed in a row whose stage_status the migration repairs.';
 
 create or replace function krai_private.tg_pipeline_lock() returns trigger
 language plpgsql security definer
@@ -6490,14 +6726,15 @@ set lock_timeout = '900ms'
 as $$
 begin
     lock table krai_core.stages in access exclusive mode;
-    -- Tells the end of the statement that there is something to follow.
+    -- Tells the trigger at the end of the statement that there is something to follow.
     perform set_config('krai_core.pipeline_changes', 'yes', true);
     return case tg_op when 'DELETE' then old else new end;
 end;
 $$;
 comment on function krai_private.tg_pipeline_lock() is
-'Waits until nobody derives from the pipeline, and keeps them waiting until the change is committed. For each row, so that a
-statement that changes none, because row level security shows it none, locks nobody out.';
+'Waits until nobody derives from the pipeline, then keeps others waiting until the change commits.
+Fires for each row, so that a statement that changes none, because row level security shows it none, locks nobody
+out.';
 
 create or replace function krai_private.tg_pipeline_follow() returns trigger
 language plpgsql security definer
@@ -6524,24 +6761,30 @@ begin
         perform krai_private.raise_error('invalid_stage', format('prerequisites form a circle: %s', v_circle), '{}',
             'Leave out one of them: none of these stages could ever start.');
     end if;
-    update krai_core.stages s set waits_for = krai_private.enabled_prerequisites(s.name), fill_after = '00000000-0000-0000-0000-000000000000';
+    update krai_core.stages s
+    set waits_for = krai_private.enabled_prerequisites(s.name), fill_after = '00000000-0000-0000-0000-000000000000';
     perform krai_private.renew_default();
     return null;
 end;
 $$;
-comment on function krai_private.tg_pipeline_follow() is 'Refuses circles, and has ready runs and the column default follow the pipeline.';
+comment on function krai_private.tg_pipeline_follow() is
+'Rejects circles, and makes ready runs and the column default follow the pipeline.';
 
 -- ======== 41_access ========
 -- Access: the one list of what the tracker consists of, and who may do what with it.
 --
---   access_list     the list: each object of the API, and what is not for service_role alone in krai_private
---   apply_access    grants and revokes what it says, for all objects or for one
+--   access_list      the list: every object of the API, and those in krai_private that others than service_role may use
+--   wanted_rights    what the list means for the objects that exist
+--   missing_rights, excess_rights    how the database differs from that
+--   apply_access     grants and revokes accordingly, for all objects or for one
+--
+-- At the end it revokes wrappers of an earlier tracker, and warns if anon may read documents.
 --
 -- Rules
---   * A function, view or table of krai_core that is not in the list is not ours. A helper in krai_private needs no entry: what
---     is not in the list there is for service_role alone, and a function of a trigger for nobody.
---   * Doctor, the tests and docs/rollback.sql take their names from here. Nowhere else are they written down.
---   * documents is yours: rights are added to it where they are missing, and none are taken away.
+--   * A function, view or table of krai_core that is not in the list is not ours. A helper in krai_private needs no
+--     entry: without one, only service_role may call it, and nobody may call a trigger function.
+--   * doctor, the tests and docs/rollback.sql read the names from here; they are written down nowhere else.
+--   * documents is yours: missing rights are added to it, and none are taken away.
 
 create or replace function krai_private.access_list()
 returns table (name text, kind text, anon text, authenticated text, service_role text)
@@ -6549,7 +6792,7 @@ language sql stable
 set search_path = ''
 as $$
     values
-    -- Tables. A column list means: these columns alone.
+    -- Tables. A column list means these columns only.
     ('krai_core.documents', 'adopted table', '', '', 'select, update (stage_status)'),
     ('krai_core.stages', 'table', '',
         'select (name, position, description, weight, lease_seconds, timeout_seconds, max_attempts, backoff_seconds,
@@ -6568,15 +6811,13 @@ as $$
     ('krai_core.stage_fold', 'table', '', '', 'select, insert, update'),
     ('krai_core.stage_runs_id_seq', 'sequence', '', '', ''),
     ('krai_core.stage_deltas_id_seq', 'sequence', '', '', 'select'),
-    -- Triggers on documents and the index of the seed: nobody's rights, but doctor looks for them.
+    -- Triggers on documents, and the index of the seed: they carry no rights, but doctor checks for them.
     ('documents_100_repair_insert', 'trigger', '', '', ''),
     ('documents_150_note', 'trigger', '', '', ''),
     ('documents_200_edited', 'trigger', '', '', ''),
     ('documents_200_inserted', 'trigger', '', '', ''),
-    ('documents_400_delete_runs', 'trigger', '', '', ''),
-    ('documents_400_truncate_runs', 'trigger', '', '', ''),
-    ('zzy_documents_repair_update', 'trigger', '', '', ''),
-    ('zzz_documents_keep_rest', 'trigger', '', '', ''),
+    ('documents_400_delete_runs', 'trigger', '', '', ''), ('documents_400_truncate_runs', 'trigger', '', '', ''),
+    ('zzy_documents_repair_update', 'trigger', '', '', ''), ('zzz_documents_keep_rest', 'trigger', '', '', ''),
     ('krai_core.idx_documents_stage_status', 'index', '', '', ''),
     -- pipeline
     ('krai_core.register_stage', 'writer', '', '', 'execute'),
@@ -6633,7 +6874,7 @@ as $$
     ('krai_core.schedule_maintenance', 'writer', '', '', 'execute'),
     ('krai_core.get_installation', 'reader', '', '', 'execute'),
     ('krai_core.schema_version', 'reader', '', 'execute', 'execute'),
-    -- What the questions of signed-in users are made of. Nothing here takes an SQLSTATE, a name of a table, or SQL.
+    -- Helpers behind the reads of signed-in users. None of them takes an SQLSTATE, a table name, or SQL.
     ('krai_private.raise_error', 'helper', '', 'execute', 'execute'),
     ('krai_private.raise_unknown_document', 'helper', '', 'execute', 'execute'),
     ('krai_private.check_stage', 'helper', '', 'execute', 'execute'),
@@ -6650,9 +6891,10 @@ as $$
     ('krai_private.events_after', 'helper', '', 'execute', 'execute')
 $$;
 comment on function krai_private.access_list() is
-'What the tracker consists of and who may do what with it: name, kind, and the rights of anon, authenticated and service_role as
-a GRANT names them, empty for none. Kinds: adopted table, table, sequence, view, reader (a STABLE function), writer (a VOLATILE
-function), helper (a function of krai_private that signed-in users need), trigger (on documents), index.';
+'What the tracker consists of and who may do what with it.
+Each row: name, kind, and the rights of anon, authenticated and service_role as a GRANT names them, empty for none.
+Kinds: adopted table, table, sequence, view, reader (a STABLE function), writer (a VOLATILE function), helper (a
+function of krai_private that signed-in users need), trigger (on documents), index.';
 
 create or replace function krai_private.wanted_rights()
 returns table (class regclass, oid oid, object text, is_adopted boolean, role text, rights text)
@@ -6681,13 +6923,14 @@ as $$
         ('service_role', case when l.name is null then f.usual else l.service_role end)) as r (role, rights)
     where l.name is not null or f.is_private
     union all
-    select 'pg_catalog.pg_namespace'::regclass, n.oid, format('schema %I', n.nspname), n.nspname = 'krai_core', r.role, r.rights
+    select 'pg_catalog.pg_namespace'::regclass, n.oid, format('schema %I', n.nspname), n.nspname = 'krai_core',
+        r.role, r.rights
     from pg_catalog.pg_namespace n
     cross join (values ('anon', ''), ('authenticated', 'usage'), ('service_role', 'usage')) as r (role, rights)
     where n.nspname in ('krai_core', 'krai_private')
 $$;
 comment on function krai_private.wanted_rights() is
-'Each object of the tracker that is there, as GRANT names it, with the rights that each role is to have; empty for none.
+'Each existing object of the tracker, as GRANT names it, with the rights each role should have; empty for none.
 is_adopted: it is yours, and rights beyond these are not taken away.';
 
 create or replace function krai_private.missing_rights()
@@ -6711,7 +6954,8 @@ begin
 end;
 $$;
 comment on function krai_private.missing_rights() is
-'What a role lacks of the access list: the object as GRANT names it, the role, and one privilege of the whole or of one column.';
+'The rights of the access list that roles lack, one privilege a row.
+The object as GRANT names it, the role, and the privilege, on the whole object or on one column.';
 
 create or replace function krai_private.excess_rights()
 returns table (object text, role text, privileges text, rights text)
@@ -6733,7 +6977,8 @@ begin
         select 'pg_catalog.pg_namespace'::regclass, n.oid, null, n.nspacl from pg_catalog.pg_namespace n
     ),
     held as (
-        select w.object, w.rights, w.role, lower(x.privilege_type) as privilege, g.column_name, x.grantee = 0 as is_public
+        select w.object, w.rights, w.role, lower(x.privilege_type) as privilege, g.column_name,
+            x.grantee = 0 as is_public
         from krai_private.wanted_rights() w
         join given g on g.class = w.class and g.oid = w.oid
         cross join lateral pg_catalog.aclexplode(g.acl) x
@@ -6741,7 +6986,8 @@ begin
           and (x.grantee = to_regrole(w.role)::oid or x.grantee = 0 and w.role = 'anon')
     )
     select h.object, case when h.is_public then 'public' else h.role end,
-        string_agg(h.privilege || coalesce(' (' || quote_ident(h.column_name) || ')', ''), ', ' order by h.privilege, h.column_name),
+        string_agg(h.privilege || coalesce(' (' || quote_ident(h.column_name) || ')', ''), ', '
+            order by h.privilege, h.column_name),
         case when h.is_public then '' else h.rights end
     from held h
     where h.is_public or not exists (
@@ -6752,8 +6998,8 @@ begin
 end;
 $$;
 comment on function krai_private.excess_rights() is
-'What anon, authenticated and PUBLIC were given beyond the access list: the object as REVOKE names it, the role, the privileges that
-are too many, and the rights that the role is to have.';
+'What anon, authenticated and PUBLIC hold beyond the access list.
+The object as REVOKE names it, the role, the excess privileges, and the rights the role should have.';
 
 create or replace function krai_private.apply_access(p_object oid default null) returns void
 language plpgsql volatile
@@ -6772,18 +7018,19 @@ begin
         end if;
     end loop;
     for v_right in
-        select m.object, m.role, m.privilege from krai_private.missing_rights() m where p_object is null or m.oid = p_object
+        select m.object, m.role, m.privilege from krai_private.missing_rights() m
+        where p_object is null or m.oid = p_object
     loop
         execute format('grant %s on %s to %I', v_right.privilege, v_right.object, v_right.role);
     end loop;
 end;
 $$;
 comment on function krai_private.apply_access(oid) is
-'Grants what the access list says and revokes the rest, for all objects, or for one. For the owner.';
+'Grants what the access list says and revokes the rest, for all objects or for one. For the owner.';
 
 do $$ begin perform krai_private.apply_access(); end $$;
 
--- Wrappers in public that an earlier version of the tracker left executable by everybody, with the rights of their owner.
+-- Revokes wrappers in public that an earlier tracker left executable by everybody, with the rights of their owner.
 do $$
 declare
     v_function record;
@@ -6797,7 +7044,8 @@ begin
         where p.pronamespace = 'public'::regnamespace
           and p.proname in ('start_stage', 'update_stage_progress', 'complete_stage', 'fail_stage', 'skip_stage',
                             'get_document_progress', 'get_current_stage', 'can_start_stage')
-          -- Not the namesakes of another system. The whole definition, for the schema may stand in the search_path only.
+          -- Not another system's functions of the same name. Reads the whole definition, because the schema may be
+          -- named in its search_path only.
           and case p.prokind when 'f' then pg_catalog.pg_get_functiondef(p.oid) ~* '\m(krai_core|stage_status)\M' end
           and exists (
               select from pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) acl
@@ -6807,29 +7055,34 @@ begin
             execute format('revoke execute on function %s from public, anon, authenticated', v_function.signature);
             execute format('grant execute on function %s to service_role', v_function.signature);
         end if;
-        v_wrappers := v_wrappers || (v_function.name || case when v_function.is_ours then '' else ' (NOT OURS TO REVOKE)' end);
+        v_wrappers := v_wrappers
+            || (v_function.name || case when v_function.is_ours then '' else ' (NOT OURS TO REVOKE)' end);
     end loop;
     if v_wrappers <> '{}' then
         raise warning 'execute on functions of an earlier tracker was revoked from public, anon and authenticated: %',
             array_to_string(v_wrappers, ', ')
-            using hint = 'Call the functions of schema krai_core, or drop the wrappers. Signed-in users read through krai_core.get_document_status.';
+            using hint = 'Call the functions of schema krai_core, or drop the wrappers. '
+                'Signed-in users read through krai_core.get_document_status.';
     end if;
-    if pg_catalog.has_schema_privilege('anon', 'krai_core', 'usage') and pg_catalog.has_column_privilege('anon', 'krai_core.documents', 'stage_status', 'select') then
+    if pg_catalog.has_schema_privilege('anon', 'krai_core', 'usage')
+        and pg_catalog.has_column_privilege('anon', 'krai_core.documents', 'stage_status', 'select')
+    then
         raise warning 'anon may select from krai_core.documents and so sees stage_status wherever its policies allow'
             using hint = 'revoke select on krai_core.documents from anon; unless that is what you want.';
     end if;
 end $$;
 
 -- ======== 42_leftovers ========
--- Leftovers: helpers of states before 0.1.1, which stood in krai_core and bear other names in krai_private now.
+-- Leftovers: helpers from before 0.1.1, which lived in krai_core and have other names in krai_private now.
 --
---   leftovers        what is still there of them
---   drop_leftovers   drops it, once no transaction is left that may be using it
+--   leftovers        those that still exist
+--   drop_leftovers   drops them
 --
 -- Rules
---   * A transaction that began before the functions were replaced may be at work in an old body, which calls old helpers by
---     name. Whoever drops waits for those, for a few seconds; what they still hold then goes with the next run of the file.
---   * Something of yours that uses a helper keeps it there, with a WARNING that names it. Nothing is dropped with CASCADE.
+--   * A transaction that began before the functions were replaced may still run an old body, which calls old helpers by
+--     name. 53_leftovers waits a few seconds for such transactions before it drops anything; if they take longer, the
+--     next run drops the helpers.
+--   * If something of yours uses a helper, the helper stays, and a WARNING names it. Nothing is dropped with CASCADE.
 
 create or replace function krai_private.leftovers() returns text[]
 language plpgsql stable
@@ -6866,12 +7119,12 @@ begin
         union all
         select format('view %s', c.oid::regclass) from pg_catalog.pg_class c
         where c.relnamespace = 'krai_core'::regnamespace and c.relkind = 'v' and c.relname = any (v_names)
-        -- Views first: a function cannot go while a view calls it.
+        -- Views first: a function cannot be dropped while a view calls it.
         order by 1 desc);
 end;
 $$;
 comment on function krai_private.leftovers() is
-'The functions and views of earlier states that are still in krai_core, as DROP names them.';
+'Functions and views from before 0.1.1 that are still in krai_core, as DROP names them.';
 
 create or replace function krai_private.drop_leftovers() returns text[]
 language plpgsql volatile
@@ -6882,7 +7135,7 @@ declare
     v_object text;
     v_dropped boolean := true;
 begin
-    -- Some take a row type of others, so the order is found by trying.
+    -- Some take row types of others as arguments, so trial finds the order.
     while v_dropped loop
         v_dropped := false;
         foreach v_object in array krai_private.leftovers() loop
@@ -6898,7 +7151,7 @@ begin
 end;
 $$;
 comment on function krai_private.drop_leftovers() is
-'Drops what is left of earlier states; returns what something else still uses. For the owner.';
+'Drops what is left from before 0.1.1; returns what something else still uses. For the owner.';
 
 commit;
 
@@ -7271,17 +7524,19 @@ comment on column krai_core.vw_running_stages.estimated_from is
 commit;
 
 -- ======== 51_triggers ========
--- Triggers: attached here, in short blocks, because CREATE TRIGGER keeps writers waiting until it commits. What they do, and
--- by which rules, stands with their functions (40_trigger_functions).
--- Lock: documents, then stages, for the length of a block each.
+-- Triggers: attached here, in short blocks, because CREATE TRIGGER keeps writers waiting until it commits.
+--
+-- 40_trigger_functions lists them and tells what they do, and by which rules. documents_100_repair_insert contains the
+-- default of stage_status, so attach_repair_insert (20_pipeline) creates it.
+-- Locks: documents, then stages and stage_prerequisites, each for the length of one block.
 
 begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
--- An autovacuum gives way to whoever has waited for a second, which lock_timeout does not leave it. This lock keeps no
--- reader and no writer waiting, and no vacuum begins before the commit.
+-- An autovacuum yields to whoever has waited for a second, longer than lock_timeout allows. This lock blocks no
+-- reader and no writer, and keeps new vacuums out until the commit.
 do $$
 begin
     if to_regclass('krai_core.documents') is not null then
@@ -7292,11 +7547,15 @@ begin
 end $$;
 create or replace trigger zzy_documents_repair_update
     before update on krai_core.documents for each row
-    when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
+    when (
+        coalesce(current_setting('krai_core.writer', true), '') = ''
+        and new.stage_status is distinct from old.stage_status)
     execute function krai_private.tg_documents_repair();
 create or replace trigger documents_150_note
     after update on krai_core.documents for each row
-    when (coalesce(current_setting('krai_core.writer', true), '') = '' and new.stage_status is distinct from old.stage_status)
+    when (
+        coalesce(current_setting('krai_core.writer', true), '') = ''
+        and new.stage_status is distinct from old.stage_status)
     execute function krai_private.tg_documents_note();
 create or replace trigger zzz_documents_keep_rest
     before update on krai_core.documents for each row
@@ -7339,18 +7598,20 @@ where s.waits_for <> krai_private.enabled_prerequisites(s.name);
 commit;
 
 -- ======== 52_upkeep_installation ========
--- Upkeep: which version of the tracker a database has, and whether the installation is whole.
+-- Upkeep: which version of the tracker a database has, and whether its installation is whole.
 --
---   schema_version     the version; clients ask at first use
---   get_installation   version, objects and rights that are missing or too many, row level security, readers of documents
+--   schema_version     the version, from installed_version; clients ask for it at first use
+--   get_installation   version, missing objects, missing and excess rights, row level security, readers of documents
+--   missing_objects, missing_grants, excess_grants, readers_of_documents    the parts of that answer
 --
 -- Rules
---   * Behind all that a database needs to be used, so that one that was migrated half-way has no version yet, or an older one.
---   * What should be there is named by the access list, and not found by a pattern: krai_core is yours too, and what you add
---     to it is nothing that could be missing.
---   * Of missing rights only those of service_role count, which workers have; of excess ones those of anon, authenticated and
---     PUBLIC.
---   * Whatever is wrong comes as the statement that mends it, where one statement does.
+--   * This comes after everything that a database needs to be used, so a half-migrated one has no version, or an older
+--     one.
+--   * The access list names what should exist, not a pattern: krai_core is yours too, and what you add to it is never
+--     missing.
+--   * Missing rights are those of service_role only, which workers use; excess rights are those of anon, authenticated
+--     and PUBLIC.
+--   * Each finding is the statement that repairs it, if a single statement can.
 -- Read only, no locks.
 
 begin;
@@ -7366,7 +7627,7 @@ begin
     return '0.1.1';
 end;
 $$;
-comment on function krai_private.installed_version() is 'The version that schema_version tells.';
+comment on function krai_private.installed_version() is 'The version that schema_version returns.';
 
 create or replace function krai_core.schema_version() returns text
 language plpgsql stable
@@ -7377,9 +7638,8 @@ begin
 end;
 $$;
 comment on function krai_core.schema_version() is
-'Version of these functions, <major>.<minor>, with a third number before its release: clients of the same version know all of
-them.
-For signed-in users and service_role: others get 42501.';
+'The version of these functions, as <major>.<minor>; before its release with a third number.
+A client of the same version knows all of them. For signed-in users and service_role; others get 42501.';
 
 create or replace function krai_private.missing_grants() returns text[]
 language plpgsql stable
@@ -7391,7 +7651,8 @@ begin
         where m.role = 'service_role' order by m.object, m.privilege);
 end;
 $$;
-comment on function krai_private.missing_grants() is 'The rights that service_role lacks, as the statements that give them back.';
+comment on function krai_private.missing_grants() is
+'The rights that service_role lacks, as the statements that grant them.';
 
 create or replace function krai_private.excess_grants() returns text[]
 language plpgsql stable
@@ -7399,7 +7660,7 @@ set search_path = ''
 as $$
 begin
     return array(
-        -- To revoke a right on the whole table takes those on its columns along.
+        -- Revoking a right on a whole table also revokes it on the columns: so grant those again.
         select format('revoke %s on %s from %s', e.privileges, e.object, e.role)
             || case when e.rights = '' then '' else format('; grant %s on %s to %s',
                 regexp_replace(e.rights, '\s+', ' ', 'g'), e.object, e.role) end
@@ -7407,7 +7668,7 @@ begin
 end;
 $$;
 comment on function krai_private.excess_grants() is
-'The rights that anon, authenticated and PUBLIC have beyond the access list, as the statements that take them away.';
+'The rights that anon, authenticated and PUBLIC hold beyond the access list, as statements that revoke them.';
 
 create or replace function krai_private.missing_objects() returns text[]
 language plpgsql stable
@@ -7416,7 +7677,8 @@ as $$
 begin
     return array(
         select format('%s %s', case when l.kind in ('reader', 'writer', 'helper') then 'function'
-            when l.kind in ('trigger', 'index') then l.kind else 'relation' end, regexp_replace(l.name, '^krai_core\.', ''))
+            when l.kind in ('trigger', 'index') then l.kind
+            else 'relation' end, regexp_replace(l.name, '^krai_core\.', ''))
         from krai_private.access_list() l
         where case
             when l.kind in ('reader', 'writer', 'helper') then not exists (
@@ -7431,8 +7693,8 @@ begin
 end;
 $$;
 comment on function krai_private.missing_objects() is
-'What the migrations make and what is not there: functions, relations, triggers that are gone or disabled, and the index when it
-is gone or invalid.';
+'What the migrations create and the database lacks, as kind and name.
+Functions, relations, triggers that are gone or disabled, and the index if it is gone or invalid.';
 
 create or replace function krai_private.readers_of_documents() returns jsonb
 language plpgsql stable
@@ -7444,16 +7706,19 @@ begin
             when not c.relrowsecurity then '["*"]'
             else coalesce((
                 select jsonb_agg(p.polname order by p.polname) from pg_catalog.pg_policy p
-                where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*') and p.polroles && array[0::oid, to_regrole(w.role)]
+                where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*')
+                  and p.polroles && array[0::oid, to_regrole(w.role)]
                   and coalesce(pg_catalog.pg_get_expr(p.polqual, p.polrelid), '') <> 'false'), '[]') end), '{}')
         from pg_catalog.pg_class c
         cross join unnest(array['anon', 'authenticated']) as w (role)
         where c.oid = 'krai_core.documents'::regclass
-          and has_schema_privilege(w.role, 'krai_core', 'usage') and has_column_privilege(w.role, c.oid, 'stage_status', 'select'));
+          and has_schema_privilege(w.role, 'krai_core', 'usage')
+          and has_column_privilege(w.role, c.oid, 'stage_status', 'select'));
 end;
 $$;
 comment on function krai_private.readers_of_documents() is
-'Which of anon and authenticated may select stage_status, with the policies that admit rows to them; ["*"] where row level security is off and all rows are admitted.';
+'Which of anon and authenticated may select stage_status, with the policies that admit rows to them.
+["*"] if row level security is off, which admits all rows.';
 
 create or replace function krai_core.get_installation() returns jsonb
 language plpgsql stable
@@ -7475,10 +7740,15 @@ begin
 end;
 $$;
 comment on function krai_core.get_installation() is
-'Whether the installation is whole: {version, time, missing_objects, missing_grants, excess_grants, tables_without_rls, leftovers,
-readers_of_documents}.
-version: as schema_version says. time: that of the database, ISO 8601, UTC. missing_objects: [<kind and name>], triggers that are disabled and an index that is invalid among them. missing_grants: [statements that give service_role what it lacks]. excess_grants: [statements that take from anon, authenticated and
-PUBLIC what is too much]. leftovers: [functions and views of an earlier version that are to be dropped]. tables_without_rls: [names], of the tables of the tracker and documents. readers_of_documents: {"anon": [policies that admit rows], "authenticated": [...]}, those who may select stage_status only; ["*"] without row level security. Raises 42501 for all but service_role.';
+'Tells whether the installation is whole: what is missing, what is too much, and what is left over.
+Returns {version, time, missing_objects, missing_grants, excess_grants, tables_without_rls, leftovers,
+readers_of_documents}. version: as schema_version returns it. time: that of the database, ISO 8601, UTC.
+missing_objects: [<kind and name>], disabled triggers and an invalid index included. missing_grants: [statements that
+grant what service_role lacks]. excess_grants: [statements that revoke what anon, authenticated and PUBLIC hold
+beyond their rights]. tables_without_rls: [names], of the tracker''s tables and documents. leftovers: [functions and
+views of an earlier version, to be dropped]. readers_of_documents: {"anon": [policies that admit rows],
+"authenticated": [...]}, only of those who may select stage_status; ["*"] without row level security. Raises 42501
+for all but service_role.';
 
 do $$ begin perform krai_private.apply_access(); end $$;
 
@@ -7492,7 +7762,7 @@ set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 
 -- ======== 53_leftovers ========
--- Leftovers are dropped: see 42_leftovers.
+-- Leftovers: drops what 42_leftovers finds, once no transaction is left that may be using it.
 
 do $$
 declare
