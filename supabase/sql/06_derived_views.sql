@@ -1,11 +1,13 @@
--- Private views: what the tables say when they are read together.
+-- Derived views: what the tables say when they are read together. Private.
 --
---   stage_sums         the figures at this moment: what is folded and what is not
---   startable_stages   what may run by the truth: one row per document and stage
---   current_stages     what is completed, failed or skipped by the truth: one row per document and stage
+--   stage_sums         the metrics as of now: the folded counters plus the deltas that are not folded yet
+--   startable_stages   stages that may run according to stage_status: one row per document and stage
+--   current_stages     stages that stage_status calls completed, failed or skipped: one row per document and stage
 --
--- Each in a block of its own, before the functions that read them: CREATE OR REPLACE VIEW keeps readers waiting until it
--- commits. A view that is replaced may gain columns and loses none.
+-- Rules
+--   * Each view has a transaction of its own, ahead of the functions that read it: CREATE OR REPLACE VIEW blocks
+--     readers until it commits.
+--   * Replacing a view may add columns and never drops one.
 
 begin;
 set local lock_timeout = '900ms';
@@ -13,7 +15,8 @@ set local client_min_messages = warning;
 create or replace view krai_private.stage_sums with (security_invoker = true) as
 select
     x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing,
-    sum(x.completed) as completed, sum(x.failed) as failed, sum(x.skipped) as skipped, sum(x.timed) as timed, sum(x.duration_us) as duration_us
+    sum(x.completed) as completed, sum(x.failed) as failed, sum(x.skipped) as skipped,
+    sum(x.timed) as timed, sum(x.duration_us) as duration_us
 from (
     select c.stage_name, c.bucket, c.documents, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us
     from krai_core.stage_counters c
@@ -28,7 +31,7 @@ begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 comment on view krai_private.stage_sums is
-'The metrics of stage_counters as they are at this moment, with the deltas that are not folded yet.';
+'The metrics of stage_counters as of now, including the deltas that are not folded yet.';
 
 do $$
 declare
@@ -54,7 +57,7 @@ select
     s.name as stage_name,
     w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed
 from krai_core.documents d
--- Unpacked once, and not for each stage and each of its prerequisites.
+-- Detoasted once per document, not once per stage and prerequisite.
 cross join lateral (select d.stage_status || '{}' as whole offset 0) w
 cross join krai_core.stages s
 where s.enabled
@@ -70,11 +73,12 @@ begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 comment on view krai_private.startable_stages is
-'Stages that may run by what stage_status says: enabled, pending or failed, and every prerequisite finished. A failed one is ready
-only if a retry is due, which stage_runs knows.';
-comment on column krai_private.startable_stages.document_id is 'The document.';
-comment on column krai_private.startable_stages.stage_name is 'The stage.';
-comment on column krai_private.startable_stages.is_failed is 'true: it failed, and is ready only if its last run has a retry_at.';
+'Stages that may run according to stage_status: enabled, pending or failed, with every prerequisite finished.
+A failed one is ready only if an automatic retry is scheduled, which stage_runs knows.';
+comment on column krai_private.startable_stages.document_id is 'Id of the document.';
+comment on column krai_private.startable_stages.stage_name is 'Key of the stage in documents.stage_status.';
+comment on column krai_private.startable_stages.is_failed is
+'true: the stage failed, and is ready only if its last run has a retry_at.';
 commit;
 
 begin;
@@ -94,8 +98,8 @@ begin;
 set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 comment on view krai_private.current_stages is
-'Stages that are completed, failed or skipped by what stage_status says: each rests on one current run.';
-comment on column krai_private.current_stages.document_id is 'The document.';
-comment on column krai_private.current_stages.stage_name is 'The stage.';
+'Stages that are completed, failed or skipped according to stage_status: each rests on one current run.';
+comment on column krai_private.current_stages.document_id is 'Id of the document.';
+comment on column krai_private.current_stages.stage_name is 'Key of the stage in documents.stage_status.';
 comment on column krai_private.current_stages.state is 'completed, failed or skipped.';
 commit;

@@ -1,14 +1,14 @@
--- Legacy columns: processing_status and processing_stage of documents follow the stages, where the table has them as text.
+-- Legacy columns: processing_status and processing_stage of documents follow the stages, where they exist as text.
 --
---   follow_legacy_columns     brings both up to date for some documents
---   follow_processing_status, follow_processing_stage     one column each; a function without a body where there is no column
+--   follow_processing_status, follow_processing_stage   update one column each; no-ops where there is no such column
+--   follow_legacy_columns                               updates both for some documents
 --
 -- Rules
---   * Written only when the status of a stage changes, and never by the migration.
---   * A value that the table refuses (check, trigger, length) is left as it is, with a WARNING; the stage goes on.
+--   * They are written only when a stage changes its status, and never by the migration.
+--   * A value that the table refuses (check, trigger, length) is not written; a WARNING says so, and the stage goes on.
 -- Lock order: documents, which the caller has locked.
 
--- Which of the two a table has is decided here, once, so that each body is plain SQL.
+-- Decided once, here: which of the two columns the table has. So each body is plain SQL.
 do $$
 begin
     if exists (
@@ -29,7 +29,7 @@ begin
         as $body$
         begin
             if p_started then
-                -- What is processing stays so, and nothing of it has to be unpacked.
+                -- Documents that are processing stay so; their stage_status need not even be detoasted.
                 p_document_ids := array(
                     select d.id from krai_core.documents d
                     where d.id = any (p_document_ids) and d.processing_status is distinct from 'processing');
@@ -42,7 +42,7 @@ begin
                   and d.processing_status is distinct from v.document_status;
             end if;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
-            raise warning 'krai_core.documents.processing_status was left as it is: %', sqlerrm;
+            raise warning 'krai_core.documents.processing_status was left unchanged: %', sqlerrm;
         end;
         $body$;
     else
@@ -74,7 +74,7 @@ begin
             where v.id = any (p_document_ids) and d.id = any (array[v.id])
               and d.processing_stage is distinct from v.current_stage;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
-            raise warning 'krai_core.documents.processing_stage was left as it is: %', sqlerrm;
+            raise warning 'krai_core.documents.processing_stage was left unchanged: %', sqlerrm;
         end;
         $body$;
     else
@@ -85,10 +85,11 @@ begin
     end if;
 end $$;
 comment on function krai_private.follow_processing_status(uuid[], boolean) is
-'Sets processing_status (pending, processing, completed or failed) of documents; does nothing where the table has no such
-column of text. p_started: as in follow_legacy_columns.';
+'Sets processing_status (pending, processing, completed or failed) of documents.
+Does nothing where the table has no such text column. p_started: as in follow_legacy_columns.';
 comment on function krai_private.follow_processing_stage(uuid[]) is
-'Sets processing_stage (the current stage, or completed) of documents; does nothing where the table has no such column.';
+'Sets processing_stage (the current stage, or completed) of documents.
+Does nothing where the table has no such text column.';
 
 create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_started boolean default false)
 returns void
@@ -98,7 +99,7 @@ as $$
 declare
     v_writer text := coalesce(current_setting('krai_core.writer', true), '');
 begin
-    -- As for progress: no stage changes its status by this, so the triggers have nothing to do.
+    -- Written as progress is: no stage changes its status, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
     perform krai_private.follow_processing_status(p_document_ids, p_started);
     perform krai_private.follow_processing_stage(p_document_ids);
@@ -106,5 +107,6 @@ begin
 end;
 $$;
 comment on function krai_private.follow_legacy_columns(uuid[], boolean) is
-'Brings processing_status and processing_stage of documents up to date with their stages.
-p_started: nothing has happened but that stages started. Security definer, because service_role may have no right to write these columns.';
+'Makes processing_status and processing_stage of documents match their stages.
+p_started: true when nothing but starts of stages has happened.
+Security definer, because service_role may have no right to write these columns.';

@@ -1,35 +1,51 @@
--- Per-stage document tracking: many outcomes in one call.
+-- Queue: outcomes. Many of them reported in one call.
 --
---   finish_stages     complete, fail, skip and progress of many runs, each answered on its own
+--   finish_stages      reports completed, failed, skipped or progress of many runs, each answered individually
+--   checked_outcomes   its first step: refuses what is no array of outcomes
+--   finish_batch       its second: writes the ordinary outcomes together; batch_outcomes picks them, reported_stage
+--                      says what a stage becomes
+--   finish_one         its third: writes each of the others as the single call would
 --
 -- Rules
---   * An outcome has the effect and the answer of the single call with the same claim id; one that is refused changes
---     nothing and hinders no other.
---   * The usual ones, each for a running run of its own whose stage is in shape, are written together: one update of the
---     documents, with one patch per document however many of its stages are among them, and one of the runs. The others,
---     such as repeats and late ones, take the way of the single calls.
--- Lock order: documents in id order, then stage_runs; what the runs say is asked in a later statement than the one that waits.
+--   * An outcome has the effect and the answer of the single call with the same claim id. One that is refused changes
+--     nothing and does not affect the others.
+--   * Ordinary outcomes, each for a running run of its own whose stage has the seven keys, are written together: one
+--     update of documents, with one patch per document however many of its stages are reported, and one of the runs.
+--     The others, such as repeats and late ones, go through the single calls.
+-- Lock order: documents in id order, then stage_runs. The runs are read in a later statement than the one that waits
+-- for the locks, so that it sees what was committed meanwhile.
 
-create or replace function krai_private.reported_stage(p_stage jsonb, p_outcome text, p_error text, p_reason text, p_progress numeric, p_metadata jsonb, p_started_at timestamptz, p_now timestamptz)
+create or replace function krai_private.reported_stage(
+    p_stage jsonb,
+    p_outcome text,
+    p_error text,
+    p_reason text,
+    p_progress numeric,
+    p_metadata jsonb,
+    p_started_at timestamptz,
+    p_now timestamptz)
 returns jsonb
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
     if p_outcome = 'progress' then
-        return p_stage || jsonb_build_object('progress', coalesce(to_jsonb(trim_scale(p_progress)), p_stage -> 'progress'),
+        return p_stage || jsonb_build_object(
+            'progress', coalesce(to_jsonb(trim_scale(p_progress)), p_stage -> 'progress'),
             'metadata', p_stage -> 'metadata' || p_metadata);
     end if;
     return krai_private.closed_stage(p_stage, p_outcome, p_error,
-        case p_outcome when 'skipped' then krai_private.skip_metadata(p_reason) else p_metadata end, p_started_at, p_now);
+        case p_outcome when 'skipped' then krai_private.skip_metadata(p_reason) else p_metadata end,
+        p_started_at, p_now);
 end;
 $$;
 comment on function krai_private.reported_stage(jsonb, text, text, text, numeric, jsonb, timestamptz, timestamptz) is
-'A running stage, in the shape of the seven keys, after an outcome.';
+'What a running stage, in the shape of the seven keys, becomes by an outcome.';
 
 create or replace function krai_private.batch_outcomes(p_outcomes jsonb, p_now timestamptz)
 returns table (
-    place bigint, document_id uuid, stage_name text, outcome text, error text, reason text, progress numeric, metadata jsonb,
+    place bigint, document_id uuid, stage_name text, outcome text,
+    error text, reason text, progress numeric, metadata jsonb,
     retry_at timestamptz, run_id bigint, started_at timestamptz, lease_seconds numeric, stage jsonb)
 language plpgsql volatile
 set search_path = ''
@@ -44,23 +60,25 @@ begin
     with asked as materialized (
         select a.place, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress,
             coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
-            case when a.outcome = 'failed' and a.retry then krai_private.retry_at(a.stage_name, r.attempt, p_now) end as retry_at,
+            case when a.outcome = 'failed' and a.retry
+                then krai_private.retry_at(a.stage_name, r.attempt, p_now) end as retry_at,
             r.id as run_id, r.started_at, r.lease_seconds, d.stage
         from rows from (jsonb_to_recordset(p_outcomes) as (
-                document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean,
-                reason text, progress numeric)) with ordinality
+                document_id uuid, stage_name text, claim_id uuid, outcome text,
+                metadata jsonb, error text, retry boolean, reason text, progress numeric)) with ordinality
             as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, place)
-        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
+        -- Open and with a claim id means running. Given the status, the planner might read every running run.
         cross join lateral (
             select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
             where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
             offset 0) r
-        -- Only an object has a stage by its name.
+        -- Where the stage is found, stage_status is an object.
         cross join lateral (
-            select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.id = a.document_id offset 0) d
+            select d.stage_status -> a.stage_name as stage from krai_core.documents d
+            where d.id = a.document_id offset 0) d
         where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
           and (a.progress between 0 and 100 or a.progress is null)
-          -- Where progress falls back, the run notes how far it had come.
+          -- Progress that goes down is left to the single call, which notes on the run how far it had come.
           and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
           and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
               && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
@@ -70,8 +88,9 @@ begin
 end;
 $$;
 comment on function krai_private.batch_outcomes(jsonb, timestamptz) is
-'The outcomes that can be written together: each belongs to a running run of its own, and to a stage in the shape of the seven
-keys. place: in the array, from 1. retry_at: when a failed one is retried automatically, null: never.';
+'The outcomes that can be written together.
+Each belongs to a running run of its own, and to a stage in the shape of the seven keys. place: in the array, from 1.
+retry_at: when a failed stage is retried automatically; null: never.';
 
 create or replace function krai_private.finish_batch(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
 language plpgsql volatile
@@ -85,8 +104,9 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
-    -- What closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
-    v_completed jsonb := krai_private.closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
+    -- What closed_stage says alike of every completed stage: calling it for each one takes a tenth of the whole time.
+    v_completed jsonb := krai_private.closed_stage(
+            '{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
     v_all record;
 begin
@@ -101,14 +121,15 @@ begin
         from (
             select b.document_id, jsonb_object_agg(b.stage_name, case b.outcome
                 when 'completed' then b.stage || v_completed || jsonb_build_object(
-                    'duration_seconds', trim_scale(round(b.seconds, 6)), 'metadata', b.stage -> 'metadata' || b.metadata)
+                    'duration_seconds', trim_scale(round(b.seconds, 6)),
+                    'metadata', b.stage -> 'metadata' || b.metadata)
                 else krai_private.reported_stage(
                     b.stage, b.outcome, b.error, b.reason, b.progress, b.metadata, b.started_at, v_now) end) as stages,
                 bool_or(b.outcome = 'failed') as has_failed
             from batch b group by b.document_id
         ) patch
         where d.id = any (array[patch.document_id])
-        -- Where the last stage is still to come, processing_status stays as it is.
+        -- Until the last stage ends or one fails, processing_status stays the same.
         returning case when patch.has_failed or d.stage_status -> v_last ->> 'status' not in ('pending', 'processing')
             then patch.document_id end as settled
     ),
@@ -128,9 +149,11 @@ begin
         from batch b
         where r.id = any (array[b.run_id]) and b.outcome = 'progress'
     )
-    select array_agg(b.place) as done, (select array_agg(w.settled) from written w where w.settled is not null) as settled,
+    select array_agg(b.place) as done,
+        (select array_agg(w.settled) from written w where w.settled is not null) as settled,
         jsonb_object_agg(b.place, krai_private.iso_time(b.retry_at)) filter (where b.retry_at is not null) as retries,
-        array_agg(b.document_id) filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
+        array_agg(b.document_id)
+            filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
         array_agg(distinct b.stage_name) filter (where b.outcome in ('completed', 'skipped')) as finished,
         array_agg(distinct b.stage_name) filter (where b.retry_at is not null) as failed,
         array_agg(b.stage_name) filter (where b.outcome <> 'progress') as stages,
@@ -149,8 +172,9 @@ begin
 end;
 $$;
 comment on function krai_private.finish_batch(jsonb) is
-'Writes those outcomes that batch_outcomes takes. Returns their places in the array, from 1, and {"<place>": time of the automatic
-retry}. The caller has locked the documents.';
+'Writes the outcomes that batch_outcomes picks.
+Returns their places in the array, from 1, and {"<place>": time of the automatic retry}; each null when there are none.
+The caller has locked the documents.';
 
 create or replace function krai_private.finish_one(p_outcome jsonb) returns jsonb
 language plpgsql volatile
@@ -169,29 +193,34 @@ declare
     v_hint text;
 begin
     if v_to = 'progress' then
-        v_done := krai_core.update_stage_progress(v_document_id, v_stage_name, (p_outcome ->> 'progress')::numeric, p_outcome -> 'metadata', v_claim_id);
+        v_done := krai_core.update_stage_progress(v_document_id, v_stage_name, (p_outcome ->> 'progress')::numeric,
+            p_outcome -> 'metadata', v_claim_id);
     else
         v_done := krai_private.close_stage(v_document_id, v_stage_name, v_to, p_outcome ->> 'error',
-            case v_to when 'skipped' then krai_private.skip_metadata(p_outcome ->> 'reason') else p_outcome -> 'metadata' end,
+            case v_to when 'skipped' then krai_private.skip_metadata(p_outcome ->> 'reason')
+                else p_outcome -> 'metadata' end,
             v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
         select r.retry_at into v_retry_at from krai_core.stage_runs r
         where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
     end if;
     if not v_done then
         return jsonb_build_object('ok', false, 'error', 'conflict',
-            'message', format('stage %s of document %s was finished by somebody else', v_stage_name, v_document_id), 'hint', 'Nothing was changed.');
+            'message', format('stage %s of document %s was finished by somebody else', v_stage_name, v_document_id),
+            'hint', 'Nothing was changed.');
     end if;
-    return jsonb_build_object('ok', true)
-        || case when v_retry_at is null then '{}' else jsonb_build_object('next_retry_at', krai_private.iso_time(v_retry_at)) end;
+    return jsonb_build_object('ok', true) || case when v_retry_at is null then '{}'
+        else jsonb_build_object('next_retry_at', krai_private.iso_time(v_retry_at)) end;
 exception when sqlstate 'PT404' or sqlstate 'PT409' or sqlstate '22023' then
-    get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+        v_hint = pg_exception_hint;
     if v_detail not like '{%' then
         raise;
     end if;
     return v_detail::jsonb || jsonb_build_object('ok', false, 'code', v_state, 'message', v_message, 'hint', v_hint);
 end;
 $$;
-comment on function krai_private.finish_one(jsonb) is 'Writes one outcome like the single call, and answers instead of raising.';
+comment on function krai_private.finish_one(jsonb) is
+'Writes one outcome as the single call would, and returns its error instead of raising it.';
 
 create or replace function krai_private.checked_outcomes(p_outcomes jsonb) returns uuid[]
 language plpgsql stable
@@ -202,15 +231,20 @@ declare
     v_told text;
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
-        select o.n, o.outcome::text into v_place, v_told from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
-        where jsonb_typeof(o.outcome) <> 'object' or o.outcome ->> 'stage_name' is null or o.outcome ->> 'claim_id' is null
+        select o.n, o.outcome::text into v_place, v_told
+        from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
+        where jsonb_typeof(o.outcome) <> 'object'
+           or o.outcome ->> 'stage_name' is null
+           or o.outcome ->> 'claim_id' is null
            or o.outcome ->> 'document_id' is null
            or coalesce(o.outcome ->> 'outcome', '') not in ('completed', 'failed', 'skipped', 'progress')
         limit 1;
         if not found then
             begin
                 return array(
-                    select a.document_id from jsonb_to_recordset(p_outcomes) as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
+                    select a.document_id
+                    from jsonb_to_recordset(p_outcomes)
+                        as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
                     where a.claim_id is not null);
             exception when data_exception then
                 v_told := sqlerrm;
@@ -221,11 +255,13 @@ begin
         case when jsonb_typeof(p_outcomes) is distinct from 'array' then 'outcomes are not a JSON array'
              else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''), left(v_told, 200)) end,
         jsonb_build_object('place', v_place),
-        'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", "outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
+        'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", '
+        '"outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
     return null;
 end;
 $$;
-comment on function krai_private.checked_outcomes(jsonb) is 'The document ids of outcomes; raises 22023 invalid_outcomes for anything else.';
+comment on function krai_private.checked_outcomes(jsonb) is
+'The document ids of outcomes, in their order; raises 22023 invalid_outcomes for anything else.';
 
 create or replace function krai_core.finish_stages(p_outcomes jsonb) returns jsonb
 language plpgsql volatile
@@ -247,7 +283,9 @@ begin
         v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);
     end loop;
     if cardinality(v_usual.o_done) is distinct from cardinality(v_ids) then
-        for v_place in select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1 loop
+        for v_place in
+            select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1
+        loop
             v_answers[v_place] := krai_private.finish_one(p_outcomes -> (v_place - 1));
         end loop;
     end if;
@@ -256,5 +294,12 @@ begin
 end;
 $$;
 comment on function krai_core.finish_stages(jsonb) is
-'Reports what became of many runs in one call; each outcome is answered on its own, as the single call with its claim id would.
-p_outcomes: array of {document_id, stage_name, claim_id, outcome, metadata?, error?, retry?, reason?, progress?}. outcome: completed, failed, skipped or progress. metadata: object, merged. error, retry: of failed, as in fail_stage. reason: of skipped. progress: percent, 0 to 100. Returns an array in the same order: {"ok": true}, with next_retry_at where a failed one is tried again, or {"ok": false, "error": word, "message", "hint", ...} with the words of the single calls (lease_lost, conflict, unknown_document, unknown_stage, invalid_metadata, invalid_progress); that one changed nothing then. Safe to repeat. Raises 22023 invalid_outcomes, with no change at all, when an outcome has no ids, no claim id or no such outcome.';
+'Reports the outcomes of many runs in one call, and answers each as the single call with its claim id would.
+p_outcomes: array of {document_id, stage_name, claim_id, outcome, metadata?, error?, retry?, reason?, progress?}.
+outcome: completed, failed, skipped or progress. metadata: object, merged. error, retry: of failed, as in fail_stage.
+reason: of skipped. progress: percent, 0 to 100.
+Returns an array in the same order: {"ok": true}, with next_retry_at where a failed stage is retried automatically, or
+{"ok": false, "error": word, "message", "hint", ...} with the words of the single calls (lease_lost, conflict,
+unknown_document, unknown_stage, invalid_metadata, invalid_progress); an outcome so refused changes nothing.
+Safe to repeat. Raises 22023 invalid_outcomes, with no change at all, when an outcome lacks its document, stage or
+claim id, or is none of the four.';
