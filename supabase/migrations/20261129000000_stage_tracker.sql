@@ -825,14 +825,16 @@ end $$;
 commit;
 
 -- ======== 06_derived_views ========
--- Private views: what the tables say when they are read together.
+-- Derived views: what the tables say when they are read together. Private.
 --
---   stage_sums         the figures at this moment: what is folded and what is not
---   startable_stages   what may run by the truth: one row per document and stage
---   current_stages     what is completed, failed or skipped by the truth: one row per document and stage
+--   stage_sums         the metrics as of now: the folded counters plus the deltas that are not folded yet
+--   startable_stages   stages that may run according to stage_status: one row per document and stage
+--   current_stages     stages that stage_status calls completed, failed or skipped: one row per document and stage
 --
--- Each in a block of its own, before the functions that read them: CREATE OR REPLACE VIEW keeps readers waiting until it
--- commits. A view that is replaced may gain columns and loses none.
+-- Rules
+--   * Each view has a transaction of its own, ahead of the functions that read it: CREATE OR REPLACE VIEW blocks
+--     readers until it commits.
+--   * Replacing a view may add columns and never drops one.
 
 begin;
 set local lock_timeout = '900ms';
@@ -841,7 +843,8 @@ do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 create or replace view krai_private.stage_sums with (security_invoker = true) as
 select
     x.stage_name, x.bucket, sum(x.documents) as documents, sum(x.processing) as processing,
-    sum(x.completed) as completed, sum(x.failed) as failed, sum(x.skipped) as skipped, sum(x.timed) as timed, sum(x.duration_us) as duration_us
+    sum(x.completed) as completed, sum(x.failed) as failed, sum(x.skipped) as skipped,
+    sum(x.timed) as timed, sum(x.duration_us) as duration_us
 from (
     select c.stage_name, c.bucket, c.documents, c.processing, c.completed, c.failed, c.skipped, c.timed, c.duration_us
     from krai_core.stage_counters c
@@ -857,7 +860,7 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 comment on view krai_private.stage_sums is
-'The metrics of stage_counters as they are at this moment, with the deltas that are not folded yet.';
+'The metrics of stage_counters as of now, including the deltas that are not folded yet.';
 
 do $$
 declare
@@ -884,7 +887,7 @@ select
     s.name as stage_name,
     w.whole -> s.name ->> 'status' is not distinct from 'failed' as is_failed
 from krai_core.documents d
--- Unpacked once, and not for each stage and each of its prerequisites.
+-- Detoasted once per document, not once per stage and prerequisite.
 cross join lateral (select d.stage_status || '{}' as whole offset 0) w
 cross join krai_core.stages s
 where s.enabled
@@ -901,11 +904,12 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 comment on view krai_private.startable_stages is
-'Stages that may run by what stage_status says: enabled, pending or failed, and every prerequisite finished. A failed one is ready
-only if a retry is due, which stage_runs knows.';
-comment on column krai_private.startable_stages.document_id is 'The document.';
-comment on column krai_private.startable_stages.stage_name is 'The stage.';
-comment on column krai_private.startable_stages.is_failed is 'true: it failed, and is ready only if its last run has a retry_at.';
+'Stages that may run according to stage_status: enabled, pending or failed, with every prerequisite finished.
+A failed one is ready only if an automatic retry is scheduled, which stage_runs knows.';
+comment on column krai_private.startable_stages.document_id is 'Id of the document.';
+comment on column krai_private.startable_stages.stage_name is 'Key of the stage in documents.stage_status.';
+comment on column krai_private.startable_stages.is_failed is
+'true: the stage failed, and is ready only if its last run has a retry_at.';
 commit;
 
 begin;
@@ -927,9 +931,9 @@ set local lock_timeout = '900ms';
 set local client_min_messages = warning;
 do $$ begin perform r.claim_id from krai_core.stage_runs r limit 0; end $$;
 comment on view krai_private.current_stages is
-'Stages that are completed, failed or skipped by what stage_status says: each rests on one current run.';
-comment on column krai_private.current_stages.document_id is 'The document.';
-comment on column krai_private.current_stages.stage_name is 'The stage.';
+'Stages that are completed, failed or skipped according to stage_status: each rests on one current run.';
+comment on column krai_private.current_stages.document_id is 'Id of the document.';
+comment on column krai_private.current_stages.stage_name is 'Key of the stage in documents.stage_status.';
 comment on column krai_private.current_stages.state is 'completed, failed or skipped.';
 commit;
 
@@ -2200,20 +2204,20 @@ A run is missing if somebody wrote the column directly, or if the stage is older
 the column knows. Returns how many runs it added and superseded. The caller must have locked the documents.';
 
 -- ======== 11_ready ========
--- Ready runs: which stages may be run now, derived from the truth.
+-- Ready runs: which stages may run now, derived from stage_status.
 --
---   derive_ready_runs   makes the ready runs of some documents match stage_status: adds what is missing, deletes what is stale
---   derive_and_count    the same, and tells how many
---   follow_edits        after a direct edit: runs are cancelled, adopted and derived anew
---   affected_stages     what can become ready or unready when some stages change
+--   affected_stages     the stages that can become ready or unready when the given ones change
+--   derive_ready_runs   makes the ready runs of documents match stage_status: adds missing ones, deletes stale ones
+--   derive_and_count    the same, and returns how many it added and removed
+--   follow_edits        after a direct edit of stage_status: cancels, adopts and derives runs
 --
 -- Rules
---   * Ready = the stage is enabled, it is pending, or failed with a retry due (retry_at of its last run), and every enabled
---     prerequisite is finished. Pause and backoff do not count here.
---   * A ready run that is no longer right is deleted: nobody has worked on it.
---   * The caller has locked the documents. Never opens a second run beside an open one.
---   * Everything that derives reads krai_core.stages in its own transaction; whoever changes the pipeline excludes it by a
---     lock on that table.
+--   * A stage is ready when it is enabled; pending, or failed with a retry scheduled (retry_at of its last run); and
+--     every enabled prerequisite is finished. Pause and backoff only delay it: they do not count here.
+--   * A ready run whose stage is no longer ready is deleted: nobody has worked on it.
+--   * Callers have locked the documents, so a stage never gets a second open run.
+--   * Deriving reads krai_core.stages in the same transaction. Whoever changes the pipeline locks that table, which
+--     keeps everybody from deriving meanwhile.
 -- Lock order: documents in id order, then stage_runs.
 
 create or replace function krai_private.affected_stages(p_changed text[]) returns text[]
@@ -2226,7 +2230,7 @@ begin
 end;
 $$;
 comment on function krai_private.affected_stages(text[]) is
-'The stages given and those that require one of them directly: what can become ready or unready when they change.';
+'The given stages and those that directly require one of them: all that can become ready or unready when they change.';
 
 create or replace function krai_private.derive_ready_runs(
     p_document_ids uuid[], p_stages text[] default null, p_only_add boolean default false)
@@ -2251,25 +2255,30 @@ begin
               where t.document_id = any (array[r.document_id]) and t.stage_name = any (array[r.stage_name])
                 and (not t.is_failed or (
                     select stood.retry_at is not null and stood.reset_at is null from krai_core.stage_runs stood
-                    where stood.document_id = r.document_id and stood.stage_name = r.stage_name and stood.is_current limit 1)));
+                    where stood.document_id = r.document_id and stood.stage_name = r.stage_name and stood.is_current
+                    limit 1)));
     end if;
     p_stages := coalesce(p_stages, array(select s.name from krai_core.stages s));
     with opened as (
         insert into krai_core.stage_runs (document_id, stage_name, status, attempt, priority, available_at, retry_at)
         select t.document_id, t.stage_name, 'ready',
-            case when last.id is null then 1 else krai_private.next_attempt(last.status, last.attempt, last.reset_at) end,
+            case when last.id is null then 1
+                else krai_private.next_attempt(last.status, last.attempt, last.reset_at) end,
             coalesce(p.priority, 0),
-            -- What was given back keeps its place in the queue.
-            coalesce(case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end,
+            -- A released run keeps its place in the queue.
+            coalesce(
+                case when t.is_failed then last.retry_at when last.status = 'released' then last.available_at end,
                 clock_timestamp()),
             case when t.is_failed then last.retry_at end
         from krai_private.startable_stages t
-        -- A failed stage rests on its last run; the last one of a pending stage is superseded: in an index that holds few.
+        -- A failed stage rests on its last run, the current one. The last run of a pending stage is superseded; the
+        -- partial index of superseded runs holds few rows per document.
         left join lateral (
-            (select r.id, r.status, r.attempt, r.reset_at, case when r.reset_at is null then r.retry_at end as retry_at,
-                r.available_at
+            (select r.id, r.status, r.attempt, r.reset_at,
+                case when r.reset_at is null then r.retry_at end as retry_at, r.available_at
             from krai_core.stage_runs r
-            where t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name and r.is_current limit 1)
+            where t.is_failed and r.document_id = t.document_id and r.stage_name = t.stage_name and r.is_current
+            limit 1)
             union all
             (select r.id, r.status, r.attempt, r.reset_at, null, r.available_at
             from krai_core.stage_runs r
@@ -2279,21 +2288,22 @@ begin
         left join krai_core.document_priorities p on p.document_id = any (array[t.document_id])
         where t.document_id = any (p_document_ids) and t.stage_name = any (p_stages)
           and (not t.is_failed or last.retry_at is not null)
-          -- The documents are locked, so that nobody opens one meanwhile.
+          -- The documents are locked: nobody opens a run between this check and the insert.
           and not exists (
               select from krai_core.stage_runs o
               where o.document_id = t.document_id and o.open_stage = t.stage_name offset 0)
         returning stage_name, attempt, available_at
     )
     insert into krai_core.stage_deltas (stage_name, arrived)
-    -- Neither retries nor what was given back.
+    -- Retries and released runs are no arrivals.
     select o.stage_name, count(*) from opened o
     where o.attempt = 1 and o.available_at >= v_now group by o.stage_name;
 end;
 $$;
 comment on function krai_private.derive_ready_runs(uuid[], text[], boolean) is
-'Makes the ready runs of documents match stage_status. p_stages: the stages to look at, null for all. p_only_add: nothing can have
-become unready. The caller has locked the documents.';
+'Makes the ready runs of documents match stage_status.
+p_stages: the stages to look at, null for all. p_only_add: true when nothing can have become unready, so nothing is
+deleted. The caller has locked the documents.';
 
 create or replace function krai_private.derive_and_count(p_document_ids uuid[]) returns jsonb
 language plpgsql volatile
@@ -2315,7 +2325,7 @@ begin
 end;
 $$;
 comment on function krai_private.derive_and_count(uuid[]) is
-'As derive_ready_runs; returns {"added", "removed"}, how many ready runs.';
+'As derive_ready_runs for all stages. Returns {"added", "removed"}: numbers of ready runs.';
 
 create or replace function krai_private.follow_edits(p_document_ids uuid[]) returns void
 language plpgsql volatile
@@ -2333,7 +2343,7 @@ begin
     where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id])
       and r.open_stage is not null and r.status = 'running'
       and krai_private.stage_state(d.stage_status -> r.stage_name) <> 'processing';
-    -- Somebody who takes a failure out of the column by hand settles it, as retry_stage does: attempts count from 1 again.
+    -- Taking a failure out of the column by hand settles it, as retry_stage does: attempts count from 1 again.
     with retried as (
         update krai_core.stage_runs r
         set reset_at = clock_timestamp()
@@ -2355,20 +2365,22 @@ begin
 end;
 $$;
 comment on function krai_private.follow_edits(uuid[]) is
-'After a direct edit of stage_status: runs of stages that are no longer processing are cancelled, those set to processing get one, and ready runs follow.';
+'Makes the runs of documents match stage_status after a direct edit of it.
+Cancels running runs of stages that are no longer processing, adopts runs for stages that were set by hand, and derives
+the ready runs. The caller has locked the documents.';
 
 -- ======== 12_legacy_columns ========
--- Legacy columns: processing_status and processing_stage of documents follow the stages, where the table has them as text.
+-- Legacy columns: processing_status and processing_stage of documents follow the stages, where they exist as text.
 --
---   follow_legacy_columns     brings both up to date for some documents
---   follow_processing_status, follow_processing_stage     one column each; a function without a body where there is no column
+--   follow_processing_status, follow_processing_stage   update one column each; no-ops where there is no such column
+--   follow_legacy_columns                               updates both for some documents
 --
 -- Rules
---   * Written only when the status of a stage changes, and never by the migration.
---   * A value that the table refuses (check, trigger, length) is left as it is, with a WARNING; the stage goes on.
+--   * They are written only when a stage changes its status, and never by the migration.
+--   * A value that the table refuses (check, trigger, length) is not written; a WARNING says so, and the stage goes on.
 -- Lock order: documents, which the caller has locked.
 
--- Which of the two a table has is decided here, once, so that each body is plain SQL.
+-- Decided once, here: which of the two columns the table has. So each body is plain SQL.
 do $$
 begin
     if exists (
@@ -2377,7 +2389,7 @@ begin
         where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status'
           and not a.attisdropped and a.attgenerated = ''
     ) then
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_processing uuid[])
         returns void
         language plpgsql volatile
         set search_path = ''
@@ -2388,11 +2400,12 @@ begin
         set jit = off
         as $body$
         begin
-            if p_started then
-                -- What is processing stays so, and nothing of it has to be unpacked.
-                p_document_ids := array(
-                    select d.id from krai_core.documents d
-                    where d.id = any (p_document_ids) and d.processing_status is distinct from 'processing');
+            if p_processing <> '{}' then
+                -- Most of what workers report leaves a document processing; its stage_status is not even unpacked.
+                update krai_core.documents d
+                set processing_status = 'processing'
+                where d.id = any (p_processing) and d.processing_status is distinct from 'processing';
+                p_document_ids := array(select unnest(p_document_ids) except select unnest(p_processing));
             end if;
             if p_document_ids <> '{}' then
                 update krai_core.documents d
@@ -2402,11 +2415,11 @@ begin
                   and d.processing_status is distinct from v.document_status;
             end if;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
-            raise warning 'krai_core.documents.processing_status was left as it is: %', sqlerrm;
+            raise warning 'krai_core.documents.processing_status was left unchanged: %', sqlerrm;
         end;
         $body$;
     else
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_processing uuid[])
         returns void
         language plpgsql volatile
         set search_path = ''
@@ -2434,7 +2447,7 @@ begin
             where v.id = any (p_document_ids) and d.id = any (array[v.id])
               and d.processing_stage is distinct from v.current_stage;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
-            raise warning 'krai_core.documents.processing_stage was left as it is: %', sqlerrm;
+            raise warning 'krai_core.documents.processing_stage was left unchanged: %', sqlerrm;
         end;
         $body$;
     else
@@ -2444,13 +2457,14 @@ begin
         as 'begin end;';
     end if;
 end $$;
-comment on function krai_private.follow_processing_status(uuid[], boolean) is
-'Sets processing_status (pending, processing, completed or failed) of documents; does nothing where the table has no such
-column of text. p_started: as in follow_legacy_columns.';
+comment on function krai_private.follow_processing_status(uuid[], uuid[]) is
+'Sets processing_status (pending, processing, completed or failed) of documents.
+Does nothing where the table has no such text column. p_processing: as in follow_legacy_columns.';
 comment on function krai_private.follow_processing_stage(uuid[]) is
-'Sets processing_stage (the current stage, or completed) of documents; does nothing where the table has no such column.';
+'Sets processing_stage (the current stage, or completed) of documents.
+Does nothing where the table has no such text column.';
 
-create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_started boolean default false)
+create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_processing uuid[] default '{}')
 returns void
 language plpgsql volatile security definer
 set search_path = ''
@@ -2458,16 +2472,17 @@ as $$
 declare
     v_writer text := coalesce(current_setting('krai_core.writer', true), '');
 begin
-    -- As for progress: no stage changes its status by this, so the triggers have nothing to do.
+    -- Written as progress is: no stage changes its status, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
-    perform krai_private.follow_processing_status(p_document_ids, p_started);
+    perform krai_private.follow_processing_status(p_document_ids, p_processing);
     perform krai_private.follow_processing_stage(p_document_ids);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
-comment on function krai_private.follow_legacy_columns(uuid[], boolean) is
-'Brings processing_status and processing_stage of documents up to date with their stages.
-p_started: nothing has happened but that stages started. Security definer, because service_role may have no right to write these columns.';
+comment on function krai_private.follow_legacy_columns(uuid[], uuid[]) is
+'Makes processing_status and processing_stage of documents match their stages.
+p_processing: those of them that the caller knows to be processing: a stage is at work or to come, and none has failed.
+Security definer, because service_role may have no right to write these columns.';
 
 -- ======== 20_pipeline ========
 -- Pipeline: stages are data, and you may change them at any time, on live rows, while workers run.
@@ -3169,24 +3184,27 @@ PT404 unknown_document, 22023 unknown_stage.';
 -- ======== 22_queue_claim ========
 -- Queue: claims. Any number of workers, on any machines, with no coordinator but the database.
 --
---   claim_stages        hands out ready runs; never waits, never hands one out twice
---   get_next_document   the same for a caller that sends no heartbeats
---   requeue_expired     takes back what a dead worker held
+--   claim_stages             hands out ready runs; never waits, never hands one out twice
+--   get_next_document        the same for callers that send no heartbeats
+--   requeue_expired          takes runs back from workers that died or overran the timeout
+--   claim_ready_or_expired, claim_ready, lock_ready_runs, begin_ready_runs   steps of claim_stages, outermost first
+--   runs_json                the answer to a repeated claim
 --
 -- Rules
---   * A run is handed out when its stage is enabled and not paused, it is due, and the truth on the locked document still
---     says that it is ready. Higher priority first, then the longest due.
+--   * A run is handed out when its stage is enabled and not paused, it is due, and stage_status of the locked document
+--     still says that the stage is ready. Higher priority first, then longest due.
 --   * Documents and runs that somebody else is writing are skipped, not waited for.
---   * The same claim id answers with the same runs, as far as they still run; a repeat that arrives while the first call
---     still runs gets PT409 claim_in_progress, and repeats later.
---   * A run whose lease has expired, or that has worked longer than timeout_seconds, is lost: it goes back to the queue, and
---     after max_attempts its stage ends as failed. claim_stages looks for such runs when ready ones do not fill the batch.
---   * The commit of claim_stages does not wait for the disk where the call is the whole transaction: after a crash of the
---     server a claim that was lost never happened, the runs are ready, and its holder is refused.
+--   * A repeated claim id returns the same runs, as far as they still run. A repeat that arrives during the first call
+--     raises PT409 claim_in_progress, and the client tries again later.
+--   * A run whose lease has expired, or that has worked longer than timeout_seconds, is lost: it returns to the queue,
+--     or, after max_attempts, its stage ends as failed. claim_stages looks for such runs when ready ones do not fill
+--     the batch.
+--   * Where claim_stages is the whole transaction, its commit does not wait for the disk. A claim that a crash of the
+--     server wipes out never happened: the runs are ready, and calls with its claim id are refused.
 -- Lock order: documents and stage_runs together, skipping locked rows.
 
--- `= any (array[...])` is an equality that the planner cannot turn round: for a table that was nearly empty when it was
--- analysed, it would read that one first, and all of it.
+-- `= any (array[...])` is an equality that the planner cannot reverse. With a plain one it would start from a table
+-- that was nearly empty when last analysed, and read all of it.
 create or replace function krai_private.lock_ready_runs(
     p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer,
     out o_runs bigint[], out o_documents uuid[], out o_stages jsonb[])
@@ -3205,13 +3223,14 @@ begin
         select r.id as run_id, r.document_id, w.stage
         from krai_core.stage_runs r
         join krai_core.documents d on d.id = any (array[r.document_id])
-        -- Unpacked once.
+        -- Detoasted once per document.
         cross join lateral (
-            select u.whole, u.whole -> p_stage.name as stage from (select d.stage_status || '{}' as whole offset 0) u offset 0) w
+            select u.whole, u.whole -> p_stage.name as stage
+            from (select d.stage_status || '{}' as whole offset 0) u offset 0) w
         where r.stage_name = p_stage.name and r.status = 'ready' and r.priority = p_priority and r.available_at <= p_now
           and coalesce(w.stage ->> 'status', '') not in ('processing', 'completed', 'skipped')
           and w.stage is distinct from '"completed"'
-          -- While the pipeline is being changed, the queue may lag behind the truth.
+          -- While the pipeline is being changed, the queue may lag behind stage_status.
           and not exists (
               select from unnest(p_stage.waits_for) as required (name)
               where coalesce(w.whole -> required.name ->> 'status', '') not in ('completed', 'skipped')
@@ -3220,17 +3239,24 @@ begin
         limit p_limit
         for no key update of r, d skip locked
     )
-    select array_agg(p.run_id), array_agg(p.document_id), array_agg(p.stage) into o_runs, o_documents, o_stages from picked p;
+    select array_agg(p.run_id), array_agg(p.document_id), array_agg(p.stage) into o_runs, o_documents, o_stages
+    from picked p;
 end;
 $$;
 comment on function krai_private.lock_ready_runs(krai_core.stages, bigint, timestamptz, integer) is
-'Locks up to p_limit ready runs of a stage and a priority that are due at p_now, with their documents, skipping locked ones.
-Returns runs, documents and the stored stages, in the order of the queue; null when there is none.';
+'Locks up to p_limit ready runs of a stage and a priority that are due at p_now, with their documents.
+Skips locked rows. Returns runs, documents and the stored stages, in queue order; null when there are none.';
 
--- Marks locked runs as running and their stages as processing, and counts that.
+-- Marks locked runs as running and their stages as processing, and counts both.
 create or replace function krai_private.begin_ready_runs(
-    p_stage krai_core.stages, p_runs bigint[], p_documents uuid[], p_stages jsonb[], p_worker text, p_lease_seconds numeric,
-    p_claim_id uuid, p_now timestamptz)
+    p_stage krai_core.stages,
+    p_runs bigint[],
+    p_documents uuid[],
+    p_stages jsonb[],
+    p_worker text,
+    p_lease_seconds numeric,
+    p_claim_id uuid,
+    p_now timestamptz)
 returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -3241,7 +3267,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-    -- What a pending stage becomes, the same for each.
+    -- What every pending stage becomes.
     v_started jsonb := krai_private.started_stage('{"status": "pending"}', p_now);
     v_all record;
 begin
@@ -3261,44 +3287,48 @@ begin
     counted as (
         insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
         select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*),
-            count(*) filter (where o.attempt > 1), count(*), sum(round(extract(epoch from p_now - o.available_at) * 1e6))
+            count(*) filter (where o.attempt > 1), count(*),
+            sum(round(extract(epoch from p_now - o.available_at) * 1e6))
         from opened o having count(*) > 0
     ),
     written as (
         update krai_core.documents d
-        -- Only an object has a stage by its name.
+        -- Where the stage was found, stage_status is an object.
         set stage_status = case
                 when o.stage is not null or jsonb_typeof(d.stage_status) = 'object' then d.stage_status
                 else krai_private.repaired_stages(d.stage_status) end
             || jsonb_build_object(p_stage.name, case
-                when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object' then o.stage || v_started
+                when o.stage ->> 'status' = 'pending' and jsonb_typeof(o.stage -> 'metadata') = 'object'
+                    then o.stage || v_started
                 else krai_private.started_stage(krai_private.repaired_stage(o.stage), p_now) end)
         from opened o
         where d.id = any (array[o.document_id])
-        -- Here, and not joined afterwards, which would take the square of the time.
+        -- Returned here, because joining afterwards takes quadratic time.
         returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage,
-            d.stage_status -> p_stage.name -> 'metadata' as metadata
+            d.stage_status -> p_stage.name -> 'metadata' as metadata,
+            d.stage_status @? '$.*.status ? (@ == "failed")' as has_failed
     )
-    -- One to_jsonb of rows: see documents_json.
+    -- One to_jsonb of rows, for the reason given in documents_json.
     select to_jsonb(array(
             select given from (
                 select w.document_id, w.filename, p_stage.name as stage_name, w.attempt, p_stage.max_attempts,
                     p_claim_id as claim_id, round(p_lease_seconds * 1000) as lease_ms, w.metadata
                 from written w order by w.available_at, w.id) given)) as answer,
         array_agg(w.document_id) as documents,
+        coalesce(array_agg(w.document_id) filter (where not w.has_failed), '{}') as processing,
         array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried,
         array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
     into v_all
     from written w;
     perform set_config('krai_core.writer', '', true);
-    perform krai_private.follow_legacy_columns(v_all.documents, true) where v_all.documents is not null;
+    perform krai_private.follow_legacy_columns(v_all.documents, v_all.processing) where v_all.documents is not null;
     perform krai_private.archive_failed_runs(p_stage.name, v_all.retried, v_all.failed) where v_all.retried is not null;
     return v_all.answer;
 end;
 $$;
 comment on function krai_private.begin_ready_runs(
     krai_core.stages, bigint[], uuid[], jsonb[], text, numeric, uuid, timestamptz) is
-'Starts runs that lock_ready_runs has locked, and returns them as claim_stages does.';
+'Starts the runs that lock_ready_runs has locked, and returns them as claim_stages does.';
 
 create or replace function krai_private.claim_ready(
     p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
@@ -3315,12 +3345,12 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    -- A bound above every priority, so that the index is asked for the next level below.
+    -- Starts above every integer, so that each lookup asks the index for the next priority below.
     v_level bigint := 2147483648;
     v_answer jsonb := '[]'::jsonb;
     v_picked record;
 begin
-    -- Level by level: what is not due yet sorts behind what is due within its own level only.
+    -- One priority at a time: runs not yet due sort behind due ones only within their own priority.
     while jsonb_array_length(v_answer) < p_limit loop
         select r.priority into v_level from krai_core.stage_runs r
         where r.stage_name = p_stage.name and r.status = 'ready' and r.priority < v_level
@@ -3338,7 +3368,11 @@ $$;
 comment on function krai_private.claim_ready(krai_core.stages, text, integer, numeric, uuid) is
 'Hands out up to p_limit ready runs of a stage; returns them as claim_stages does.';
 
-create or replace function krai_private.requeue_expired(p_stage krai_core.stages, p_limit integer, out o_requeued integer, out o_failed integer)
+create or replace function krai_private.requeue_expired(
+    p_stage krai_core.stages,
+    p_limit integer,
+    out o_requeued integer,
+    out o_failed integer)
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -3352,10 +3386,11 @@ declare
 begin
     o_requeued := 0;
     o_failed := 0;
-    -- In most of the calls none is, which is told in a third of the time.
+    -- Most calls find none; this check alone takes a third of the time.
     if not exists (
         select from krai_core.stage_runs r where r.stage_name = p_stage.name and r.status = 'running'
-          and (r.lease_expires_at <= v_now or r.started_at + make_interval(secs => p_stage.timeout_seconds) <= v_now)) then
+          and (r.lease_expires_at <= v_now or r.started_at + make_interval(secs => p_stage.timeout_seconds) <= v_now)
+    ) then
         return;
     end if;
     for v_run in
@@ -3371,8 +3406,10 @@ begin
         v_why := case when v_run.lease_expires_at <= v_now then 'the lease ended without a sign of life'
                       else format('it took longer than %s seconds', p_stage.timeout_seconds) end;
         update krai_core.stage_runs r
-        set status = case when v_stage ->> 'status' = 'processing' then 'lost' else 'cancelled' end, finished_at = v_now,
-            error = case when v_stage ->> 'status' = 'processing' then v_why else 'stage_status was written without its triggers' end,
+        set status = case when v_stage ->> 'status' = 'processing' then 'lost' else 'cancelled' end,
+            finished_at = v_now,
+            error = case when v_stage ->> 'status' = 'processing' then v_why
+                else 'stage_status was written without its triggers' end,
             error_fingerprint = krai_private.error_fingerprint(v_why),
             is_current = v_stage ->> 'status' = 'processing' and v_run.attempt >= p_stage.max_attempts
         where r.id = v_run.id;
@@ -3381,24 +3418,28 @@ begin
         elsif v_run.attempt < p_stage.max_attempts then
             perform krai_private.archive_last_run(v_run.document_id, p_stage.name, v_stage);
             perform krai_private.count_transition(p_stage.name, v_stage, krai_private.pending_stage());
-            perform krai_private.write_stage_status(v_run.document_id, v_stage_status || jsonb_build_object(p_stage.name, krai_private.pending_stage()),
-                array[p_stage.name]);
+            perform krai_private.write_stage_status(v_run.document_id,
+                v_stage_status || jsonb_build_object(p_stage.name, krai_private.pending_stage()), array[p_stage.name]);
             o_requeued := o_requeued + 1;
         else
-            v_failed := krai_private.closed_stage(
-                v_stage, 'failed', format('given up after %s of %s attempts: %s', v_run.attempt, p_stage.max_attempts, v_why),
+            v_failed := krai_private.closed_stage(v_stage, 'failed',
+                format('given up after %s of %s attempts: %s', v_run.attempt, p_stage.max_attempts, v_why),
                 '{}', v_run.started_at, v_now);
             perform krai_private.count_transition(p_stage.name, v_stage, v_failed);
-            perform krai_private.write_stage_status(v_run.document_id, v_stage_status || jsonb_build_object(p_stage.name, v_failed));
+            perform krai_private.write_stage_status(v_run.document_id,
+                v_stage_status || jsonb_build_object(p_stage.name, v_failed));
             o_failed := o_failed + 1;
         end if;
     end loop;
 end;
 $$;
 comment on function krai_private.requeue_expired(krai_core.stages, integer) is
-'Closes up to p_limit runs of a stage whose lease or timeout is over as lost. Returns how many went back to the queue, and how many ended as failed because no attempt is left.';
+'Closes as lost up to p_limit runs of a stage whose lease has expired or whose timeout has passed.
+Returns how many went back to the queue, and how many ended as failed because no attempt is left. Counts in neither, and
+cancels, a run whose stage is no longer processing.';
 
-create or replace function krai_private.claim_ready_or_expired(p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
+create or replace function krai_private.claim_ready_or_expired(
+    p_stage krai_core.stages, p_worker text, p_limit integer, p_lease_seconds numeric, p_claim_id uuid)
 returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -3414,7 +3455,7 @@ begin
 end;
 $$;
 comment on function krai_private.claim_ready_or_expired(krai_core.stages, text, integer, numeric, uuid) is
-'As claim_ready; where ready runs do not fill the batch, those whose lease is over come back first.';
+'As claim_ready; where ready runs do not fill the batch, requeues expired ones and hands out what is ready then.';
 
 create or replace function krai_private.runs_json(p_claim_id uuid) returns jsonb
 language plpgsql volatile
@@ -3424,7 +3465,7 @@ declare
     v_stages text[] := array(select s.name from krai_core.stages s);
     v_answer jsonb;
 begin
-    -- A repeat is a sign of life, and its answer counts from now.
+    -- A repeat is a sign of life: the leases count from now, as the answer says.
     with mine as materialized (
         select r.id from krai_core.stage_runs r
         where r.stage_name = any (v_stages) and r.claim_id = p_claim_id and r.status = 'running'
@@ -3433,7 +3474,8 @@ begin
     ),
     renewed as (
         update krai_core.stage_runs r
-        set heartbeat_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
+        set heartbeat_at = clock_timestamp(),
+            lease_expires_at = clock_timestamp() + make_interval(secs => r.lease_seconds::double precision)
         from mine m
         where r.id = m.id
     )
@@ -3450,7 +3492,8 @@ begin
     return v_answer;
 end;
 $$;
-comment on function krai_private.runs_json(uuid) is 'The runs of a claim that still run, as claim_stages returns them; their leases are renewed.';
+comment on function krai_private.runs_json(uuid) is
+'The runs of a claim that still run, as claim_stages returns them; renews their leases.';
 
 create or replace function krai_core.claim_stages(
     p_stage_name text,
@@ -3475,8 +3518,10 @@ begin
     end if;
     if p_claim_id is not null then
         if not pg_try_advisory_xact_lock(hashtextextended(p_claim_id::text, 0)) then
-            perform krai_private.raise_error('claim_in_progress', format('the first call with claim id %s is not over yet', p_claim_id),
-                jsonb_build_object('claim_id', p_claim_id), 'Repeat the call in a moment: it answers with the runs of the first.');
+            perform krai_private.raise_error('claim_in_progress',
+                format('the first call with claim id %s is still in progress', p_claim_id),
+                jsonb_build_object('claim_id', p_claim_id),
+                'Repeat the call in a moment: it returns the runs of the first.');
         end if;
         perform from krai_core.stage_runs r where r.claim_id = p_claim_id and r.opens_claim limit 1;
         if found then
@@ -3486,7 +3531,8 @@ begin
     for v_stage in select * from krai_private.stages_named(p_stage_name) loop
         exit when v_left = 0;
         continue when v_stage.paused or not v_stage.enabled;
-        v_answer := v_answer || krai_private.claim_ready_or_expired(v_stage, v_worker, v_left, p_lease_seconds, v_claim_id);
+        v_answer := v_answer
+            || krai_private.claim_ready_or_expired(v_stage, v_worker, v_left, p_lease_seconds, v_claim_id);
         v_left := p_limit - jsonb_array_length(v_answer);
     end loop;
     return v_answer;
@@ -3494,22 +3540,39 @@ end;
 $$;
 comment on function krai_core.claim_stages(text, text, integer, numeric, uuid) is
 'Hands out up to p_limit ready runs to a worker: marks the stages as processing and opens their leases. Never waits.
-p_stage_name: a stage, or an array of stages in order of preference as text: ["a", "b"]. p_worker: name to show for who works on it. p_limit: 1 to 1000. p_lease_seconds: more than 0, at most 604800; null: that of the stage. p_claim_id: credential of the runs, made by the client, so that the call can be repeated: it answers with the same runs, as far as they still run. Returns an array of {document_id, filename, stage_name, attempt, max_attempts, claim_id, lease_ms, metadata}; [] when nothing is ready. Runs whose lease is over are taken when ready ones do not fill the batch. Raises 22023 unknown_stage, invalid_limit or invalid_lease, PT409 claim_in_progress while the first call with the claim id still runs. As an rpc of its own its commit does not wait for the disk.';
+Where ready runs do not fill the batch, takes back runs whose lease has expired or whose timeout has passed.
+As an rpc of its own, its commit does not wait for the disk.
+p_stage_name: a stage, or an array of stages in order of preference as text: ["a", "b"].
+p_worker: the name to show for whoever works on the runs; cut to 200 characters. p_limit: 1 to 1000.
+p_lease_seconds: more than 0, at most 604800; null: that of the stage.
+p_claim_id: credential of the runs, made by the client, so that the call can be repeated: a repeat returns the same
+runs, as far as they still run; null: made by the call.
+Returns an array of {document_id, filename, stage_name, attempt, max_attempts, claim_id, lease_ms, metadata}; [] when
+nothing is ready. Raises 22023 unknown_stage, invalid_limit or invalid_lease, PT409 claim_in_progress while the first
+call with the claim id still runs.';
 
-create or replace function krai_core.get_next_document(p_stage_name text, p_worker text default null, p_claim_id uuid default null) returns jsonb
+create or replace function krai_core.get_next_document(
+    p_stage_name text,
+    p_worker text default null,
+    p_claim_id uuid default null
+) returns jsonb
 language plpgsql volatile
 set search_path = ''
 as $$
 declare
     v_stage krai_core.stages := krai_private.stage_named(p_stage_name);
-    v_claimed jsonb := krai_core.claim_stages(p_stage_name, p_worker, 1, greatest(v_stage.lease_seconds, 3600), p_claim_id);
+    v_claimed jsonb := krai_core.claim_stages(
+        p_stage_name, p_worker, 1, greatest(v_stage.lease_seconds, 3600), p_claim_id);
 begin
     return (select to_jsonb(d) from krai_core.documents d where d.id = (v_claimed -> 0 ->> 'document_id')::uuid);
 end;
 $$;
 comment on function krai_core.get_next_document(text, text, uuid) is
-'Hands out the next ready document of a stage to a caller that sends no heartbeats: the whole row of krai_core.documents as an object, or null when nothing is ready.
-The stage is processing then, with a lease of at least an hour, renewed by progress. p_claim_id as for claim_stages. Raises 22023 unknown_stage, PT409 claim_in_progress.';
+'Hands out the next ready document of a stage to a caller that sends no heartbeats.
+The stage is processing then, with a lease of at least an hour, which progress renews.
+p_worker, p_claim_id: as for claim_stages.
+Returns the whole row of krai_core.documents as an object, or null when nothing is ready.
+Raises 22023 unknown_stage, PT409 claim_in_progress.';
 
 -- ======== 23_queue_lease ========
 -- Queue: keeping claimed runs alive, and giving them back.
@@ -3659,38 +3722,54 @@ They keep their place in the queue. p_runs: array of {document_id, stage_name, c
 repeat. Raises 22023 invalid_runs.';
 
 -- ======== 24_queue_finish ========
--- Per-stage document tracking: many outcomes in one call.
+-- Queue: outcomes. Many of them reported in one call.
 --
---   finish_stages     complete, fail, skip and progress of many runs, each answered on its own
+--   finish_stages      reports completed, failed, skipped or progress of many runs, each answered individually
+--   checked_outcomes   its first step: refuses what is no array of outcomes
+--   finish_batch       its second: writes the ordinary outcomes together; batch_outcomes picks them, reported_stage
+--                      says what a stage becomes
+--   finish_one         its third: writes each of the others as the single call would
 --
 -- Rules
---   * An outcome has the effect and the answer of the single call with the same claim id; one that is refused changes
---     nothing and hinders no other.
---   * The usual ones, each for a running run of its own whose stage is in shape, are written together: one update of the
---     documents, with one patch per document however many of its stages are among them, and one of the runs. The others,
---     such as repeats and late ones, take the way of the single calls.
--- Lock order: documents in id order, then stage_runs; what the runs say is asked in a later statement than the one that waits.
+--   * An outcome has the effect and the answer of the single call with the same claim id. One that is refused changes
+--     nothing and does not affect the others.
+--   * Ordinary outcomes, each for a running run of its own whose stage has the seven keys, are written together: one
+--     update of documents, with one patch per document however many of its stages are reported, and one of the runs.
+--     The others, such as repeats and late ones, go through the single calls.
+-- Lock order: documents in id order, then stage_runs. The runs are read in a later statement than the one that waits
+-- for the locks, so that it sees what was committed meanwhile.
 
-create or replace function krai_private.reported_stage(p_stage jsonb, p_outcome text, p_error text, p_reason text, p_progress numeric, p_metadata jsonb, p_started_at timestamptz, p_now timestamptz)
+create or replace function krai_private.reported_stage(
+    p_stage jsonb,
+    p_outcome text,
+    p_error text,
+    p_reason text,
+    p_progress numeric,
+    p_metadata jsonb,
+    p_started_at timestamptz,
+    p_now timestamptz)
 returns jsonb
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
     if p_outcome = 'progress' then
-        return p_stage || jsonb_build_object('progress', coalesce(to_jsonb(trim_scale(p_progress)), p_stage -> 'progress'),
+        return p_stage || jsonb_build_object(
+            'progress', coalesce(to_jsonb(trim_scale(p_progress)), p_stage -> 'progress'),
             'metadata', p_stage -> 'metadata' || p_metadata);
     end if;
     return krai_private.closed_stage(p_stage, p_outcome, p_error,
-        case p_outcome when 'skipped' then krai_private.skip_metadata(p_reason) else p_metadata end, p_started_at, p_now);
+        case p_outcome when 'skipped' then krai_private.skip_metadata(p_reason) else p_metadata end,
+        p_started_at, p_now);
 end;
 $$;
 comment on function krai_private.reported_stage(jsonb, text, text, text, numeric, jsonb, timestamptz, timestamptz) is
-'A running stage, in the shape of the seven keys, after an outcome.';
+'What a running stage, in the shape of the seven keys, becomes by an outcome.';
 
 create or replace function krai_private.batch_outcomes(p_outcomes jsonb, p_now timestamptz)
 returns table (
-    place bigint, document_id uuid, stage_name text, outcome text, error text, reason text, progress numeric, metadata jsonb,
+    place bigint, document_id uuid, stage_name text, outcome text,
+    error text, reason text, progress numeric, metadata jsonb,
     retry_at timestamptz, run_id bigint, started_at timestamptz, lease_seconds numeric, stage jsonb)
 language plpgsql volatile
 set search_path = ''
@@ -3705,23 +3784,25 @@ begin
     with asked as materialized (
         select a.place, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress,
             coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
-            case when a.outcome = 'failed' and a.retry then krai_private.retry_at(a.stage_name, r.attempt, p_now) end as retry_at,
+            case when a.outcome = 'failed' and a.retry
+                then krai_private.retry_at(a.stage_name, r.attempt, p_now) end as retry_at,
             r.id as run_id, r.started_at, r.lease_seconds, d.stage
         from rows from (jsonb_to_recordset(p_outcomes) as (
-                document_id uuid, stage_name text, claim_id uuid, outcome text, metadata jsonb, error text, retry boolean,
-                reason text, progress numeric)) with ordinality
+                document_id uuid, stage_name text, claim_id uuid, outcome text,
+                metadata jsonb, error text, retry boolean, reason text, progress numeric)) with ordinality
             as a (document_id, stage_name, claim_id, outcome, metadata, error, retry, reason, progress, place)
-        -- Open, and with a claim id: running. Asked for just that, the planner might read all that is running.
+        -- Open and with a claim id means running. Given the status, the planner might read every running run.
         cross join lateral (
             select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
             where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
             offset 0) r
-        -- Only an object has a stage by its name.
+        -- Where the stage is found, stage_status is an object.
         cross join lateral (
-            select d.stage_status -> a.stage_name as stage from krai_core.documents d where d.id = a.document_id offset 0) d
+            select d.stage_status -> a.stage_name as stage from krai_core.documents d
+            where d.id = a.document_id offset 0) d
         where coalesce(jsonb_typeof(a.metadata), 'null') in ('object', 'null')
           and (a.progress between 0 and 100 or a.progress is null)
-          -- Where progress falls back, the run notes how far it had come.
+          -- Progress that goes down is left to the single call, which notes on the run how far it had come.
           and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
           and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
               && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
@@ -3731,8 +3812,9 @@ begin
 end;
 $$;
 comment on function krai_private.batch_outcomes(jsonb, timestamptz) is
-'The outcomes that can be written together: each belongs to a running run of its own, and to a stage in the shape of the seven
-keys. place: in the array, from 1. retry_at: when a failed one is retried automatically, null: never.';
+'The outcomes that can be written together.
+Each belongs to a running run of its own, and to a stage in the shape of the seven keys. place: in the array, from 1.
+retry_at: when a failed stage is retried automatically; null: never.';
 
 create or replace function krai_private.finish_batch(p_outcomes jsonb, out o_done bigint[], out o_retries jsonb)
 language plpgsql volatile
@@ -3745,9 +3827,13 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    v_last text := (select s.name from krai_core.stages s where s.enabled order by s.position desc limit 1);
-    -- What closed_stage says of each of the completed alike: to call it for each costs a tenth of the whole.
-    v_completed jsonb := krai_private.closed_stage('{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
+    -- The stage that most documents finish last; null where a disabled one may be finished without counting.
+    v_last text := (
+        select s.name from krai_core.stages s where not exists (select from krai_core.stages off where not off.enabled)
+        order by s.position desc limit 1);
+    -- What closed_stage says alike of every completed stage: calling it for each one takes a tenth of the whole time.
+    v_completed jsonb := krai_private.closed_stage(
+            '{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
     v_all record;
 begin
@@ -3762,16 +3848,17 @@ begin
         from (
             select b.document_id, jsonb_object_agg(b.stage_name, case b.outcome
                 when 'completed' then b.stage || v_completed || jsonb_build_object(
-                    'duration_seconds', trim_scale(round(b.seconds, 6)), 'metadata', b.stage -> 'metadata' || b.metadata)
+                    'duration_seconds', trim_scale(round(b.seconds, 6)),
+                    'metadata', b.stage -> 'metadata' || b.metadata)
                 else krai_private.reported_stage(
                     b.stage, b.outcome, b.error, b.reason, b.progress, b.metadata, b.started_at, v_now) end) as stages,
-                bool_or(b.outcome = 'failed') as has_failed
+                bool_or(b.outcome <> 'progress') as has_ended
             from batch b group by b.document_id
         ) patch
         where d.id = any (array[patch.document_id])
-        -- Where the last stage is still to come, processing_status stays as it is.
-        returning case when patch.has_failed or d.stage_status -> v_last ->> 'status' not in ('pending', 'processing')
-            then patch.document_id end as settled
+        returning patch.document_id, patch.has_ended,
+            d.stage_status -> v_last ->> 'status' in ('pending', 'processing')
+                and not d.stage_status @? '$.*.status ? (@ == "failed")' as is_processing
     ),
     closed as (
         update krai_core.stage_runs r
@@ -3789,9 +3876,12 @@ begin
         from batch b
         where r.id = any (array[b.run_id]) and b.outcome = 'progress'
     )
-    select array_agg(b.place) as done, (select array_agg(w.settled) from written w where w.settled is not null) as settled,
+    select array_agg(b.place) as done,
+        (select array_agg(w.document_id) from written w where w.has_ended) as ended,
+        (select array_agg(w.document_id) from written w where w.has_ended and w.is_processing) as processing,
         jsonb_object_agg(b.place, krai_private.iso_time(b.retry_at)) filter (where b.retry_at is not null) as retries,
-        array_agg(b.document_id) filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
+        array_agg(b.document_id)
+            filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
         array_agg(distinct b.stage_name) filter (where b.outcome in ('completed', 'skipped')) as finished,
         array_agg(distinct b.stage_name) filter (where b.retry_at is not null) as failed,
         array_agg(b.stage_name) filter (where b.outcome <> 'progress') as stages,
@@ -3804,14 +3894,16 @@ begin
     perform krai_private.derive_ready_runs(v_all.touched,
         array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true)
     where v_all.touched is not null;
-    perform krai_private.follow_legacy_columns(v_all.settled) where v_all.settled is not null;
+    perform krai_private.follow_legacy_columns(v_all.ended, coalesce(v_all.processing, '{}'))
+    where v_all.ended is not null;
     o_done := v_all.done;
     o_retries := v_all.retries;
 end;
 $$;
 comment on function krai_private.finish_batch(jsonb) is
-'Writes those outcomes that batch_outcomes takes. Returns their places in the array, from 1, and {"<place>": time of the automatic
-retry}. The caller has locked the documents.';
+'Writes the outcomes that batch_outcomes picks.
+Returns their places in the array, from 1, and {"<place>": time of the automatic retry}; each null when there are none.
+The caller has locked the documents.';
 
 create or replace function krai_private.finish_one(p_outcome jsonb) returns jsonb
 language plpgsql volatile
@@ -3830,29 +3922,34 @@ declare
     v_hint text;
 begin
     if v_to = 'progress' then
-        v_done := krai_core.update_stage_progress(v_document_id, v_stage_name, (p_outcome ->> 'progress')::numeric, p_outcome -> 'metadata', v_claim_id);
+        v_done := krai_core.update_stage_progress(v_document_id, v_stage_name, (p_outcome ->> 'progress')::numeric,
+            p_outcome -> 'metadata', v_claim_id);
     else
         v_done := krai_private.close_stage(v_document_id, v_stage_name, v_to, p_outcome ->> 'error',
-            case v_to when 'skipped' then krai_private.skip_metadata(p_outcome ->> 'reason') else p_outcome -> 'metadata' end,
+            case v_to when 'skipped' then krai_private.skip_metadata(p_outcome ->> 'reason')
+                else p_outcome -> 'metadata' end,
             v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
         select r.retry_at into v_retry_at from krai_core.stage_runs r
         where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
     end if;
     if not v_done then
         return jsonb_build_object('ok', false, 'error', 'conflict',
-            'message', format('stage %s of document %s was finished by somebody else', v_stage_name, v_document_id), 'hint', 'Nothing was changed.');
+            'message', format('stage %s of document %s was finished by somebody else', v_stage_name, v_document_id),
+            'hint', 'Nothing was changed.');
     end if;
-    return jsonb_build_object('ok', true)
-        || case when v_retry_at is null then '{}' else jsonb_build_object('next_retry_at', krai_private.iso_time(v_retry_at)) end;
+    return jsonb_build_object('ok', true) || case when v_retry_at is null then '{}'
+        else jsonb_build_object('next_retry_at', krai_private.iso_time(v_retry_at)) end;
 exception when sqlstate 'PT404' or sqlstate 'PT409' or sqlstate '22023' then
-    get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+        v_hint = pg_exception_hint;
     if v_detail not like '{%' then
         raise;
     end if;
     return v_detail::jsonb || jsonb_build_object('ok', false, 'code', v_state, 'message', v_message, 'hint', v_hint);
 end;
 $$;
-comment on function krai_private.finish_one(jsonb) is 'Writes one outcome like the single call, and answers instead of raising.';
+comment on function krai_private.finish_one(jsonb) is
+'Writes one outcome as the single call would, and returns its error instead of raising it.';
 
 create or replace function krai_private.checked_outcomes(p_outcomes jsonb) returns uuid[]
 language plpgsql stable
@@ -3863,15 +3960,20 @@ declare
     v_told text;
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
-        select o.n, o.outcome::text into v_place, v_told from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
-        where jsonb_typeof(o.outcome) <> 'object' or o.outcome ->> 'stage_name' is null or o.outcome ->> 'claim_id' is null
+        select o.n, o.outcome::text into v_place, v_told
+        from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
+        where jsonb_typeof(o.outcome) <> 'object'
+           or o.outcome ->> 'stage_name' is null
+           or o.outcome ->> 'claim_id' is null
            or o.outcome ->> 'document_id' is null
            or coalesce(o.outcome ->> 'outcome', '') not in ('completed', 'failed', 'skipped', 'progress')
         limit 1;
         if not found then
             begin
                 return array(
-                    select a.document_id from jsonb_to_recordset(p_outcomes) as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
+                    select a.document_id
+                    from jsonb_to_recordset(p_outcomes)
+                        as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
                     where a.claim_id is not null);
             exception when data_exception then
                 v_told := sqlerrm;
@@ -3882,11 +3984,13 @@ begin
         case when jsonb_typeof(p_outcomes) is distinct from 'array' then 'outcomes are not a JSON array'
              else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''), left(v_told, 200)) end,
         jsonb_build_object('place', v_place),
-        'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", "outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
+        'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", '
+        '"outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
     return null;
 end;
 $$;
-comment on function krai_private.checked_outcomes(jsonb) is 'The document ids of outcomes; raises 22023 invalid_outcomes for anything else.';
+comment on function krai_private.checked_outcomes(jsonb) is
+'The document ids of outcomes, in their order; raises 22023 invalid_outcomes for anything else.';
 
 create or replace function krai_core.finish_stages(p_outcomes jsonb) returns jsonb
 language plpgsql volatile
@@ -3908,7 +4012,9 @@ begin
         v_answers[v_place] := jsonb_build_object('ok', true, 'next_retry_at', v_usual.o_retries -> v_place::text);
     end loop;
     if cardinality(v_usual.o_done) is distinct from cardinality(v_ids) then
-        for v_place in select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1 loop
+        for v_place in
+            select generate_series(1, cardinality(v_ids)) except select unnest(v_usual.o_done) order by 1
+        loop
             v_answers[v_place] := krai_private.finish_one(p_outcomes -> (v_place - 1));
         end loop;
     end if;
@@ -3917,8 +4023,15 @@ begin
 end;
 $$;
 comment on function krai_core.finish_stages(jsonb) is
-'Reports what became of many runs in one call; each outcome is answered on its own, as the single call with its claim id would.
-p_outcomes: array of {document_id, stage_name, claim_id, outcome, metadata?, error?, retry?, reason?, progress?}. outcome: completed, failed, skipped or progress. metadata: object, merged. error, retry: of failed, as in fail_stage. reason: of skipped. progress: percent, 0 to 100. Returns an array in the same order: {"ok": true}, with next_retry_at where a failed one is tried again, or {"ok": false, "error": word, "message", "hint", ...} with the words of the single calls (lease_lost, conflict, unknown_document, unknown_stage, invalid_metadata, invalid_progress); that one changed nothing then. Safe to repeat. Raises 22023 invalid_outcomes, with no change at all, when an outcome has no ids, no claim id or no such outcome.';
+'Reports the outcomes of many runs in one call, and answers each as the single call with its claim id would.
+p_outcomes: array of {document_id, stage_name, claim_id, outcome, metadata?, error?, retry?, reason?, progress?}.
+outcome: completed, failed, skipped or progress. metadata: object, merged. error, retry: of failed, as in fail_stage.
+reason: of skipped. progress: percent, 0 to 100.
+Returns an array in the same order: {"ok": true}, with next_retry_at where a failed stage is retried automatically, or
+{"ok": false, "error": word, "message", "hint", ...} with the words of the single calls (lease_lost, conflict,
+unknown_document, unknown_stage, invalid_metadata, invalid_progress); an outcome so refused changes nothing.
+Safe to repeat. Raises 22023 invalid_outcomes, with no change at all, when an outcome lacks its document, stage or
+claim id, or is none of the four.';
 
 -- ======== 25_operations ========
 -- Operations: what people do to the queue.

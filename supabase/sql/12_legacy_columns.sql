@@ -17,7 +17,7 @@ begin
         where a.attrelid = 'krai_core.documents'::regclass and a.attname = 'processing_status'
           and not a.attisdropped and a.attgenerated = ''
     ) then
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_processing uuid[])
         returns void
         language plpgsql volatile
         set search_path = ''
@@ -28,11 +28,12 @@ begin
         set jit = off
         as $body$
         begin
-            if p_started then
-                -- Documents that are processing stay so; their stage_status need not even be detoasted.
-                p_document_ids := array(
-                    select d.id from krai_core.documents d
-                    where d.id = any (p_document_ids) and d.processing_status is distinct from 'processing');
+            if p_processing <> '{}' then
+                -- Most of what workers report leaves a document processing; its stage_status is not even unpacked.
+                update krai_core.documents d
+                set processing_status = 'processing'
+                where d.id = any (p_processing) and d.processing_status is distinct from 'processing';
+                p_document_ids := array(select unnest(p_document_ids) except select unnest(p_processing));
             end if;
             if p_document_ids <> '{}' then
                 update krai_core.documents d
@@ -46,7 +47,7 @@ begin
         end;
         $body$;
     else
-        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_started boolean)
+        create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_processing uuid[])
         returns void
         language plpgsql volatile
         set search_path = ''
@@ -84,14 +85,14 @@ begin
         as 'begin end;';
     end if;
 end $$;
-comment on function krai_private.follow_processing_status(uuid[], boolean) is
+comment on function krai_private.follow_processing_status(uuid[], uuid[]) is
 'Sets processing_status (pending, processing, completed or failed) of documents.
-Does nothing where the table has no such text column. p_started: as in follow_legacy_columns.';
+Does nothing where the table has no such text column. p_processing: as in follow_legacy_columns.';
 comment on function krai_private.follow_processing_stage(uuid[]) is
 'Sets processing_stage (the current stage, or completed) of documents.
 Does nothing where the table has no such text column.';
 
-create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_started boolean default false)
+create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_processing uuid[] default '{}')
 returns void
 language plpgsql volatile security definer
 set search_path = ''
@@ -101,12 +102,12 @@ declare
 begin
     -- Written as progress is: no stage changes its status, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
-    perform krai_private.follow_processing_status(p_document_ids, p_started);
+    perform krai_private.follow_processing_status(p_document_ids, p_processing);
     perform krai_private.follow_processing_stage(p_document_ids);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
-comment on function krai_private.follow_legacy_columns(uuid[], boolean) is
+comment on function krai_private.follow_legacy_columns(uuid[], uuid[]) is
 'Makes processing_status and processing_stage of documents match their stages.
-p_started: true when nothing but starts of stages has happened.
+p_processing: those of them that the caller knows to be processing: a stage is at work or to come, and none has failed.
 Security definer, because service_role may have no right to write these columns.';

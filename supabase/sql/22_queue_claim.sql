@@ -121,7 +121,8 @@ begin
         where d.id = any (array[o.document_id])
         -- Returned here, because joining afterwards takes quadratic time.
         returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage,
-            d.stage_status -> p_stage.name -> 'metadata' as metadata
+            d.stage_status -> p_stage.name -> 'metadata' as metadata,
+            d.stage_status @? '$.*.status ? (@ == "failed")' as has_failed
     )
     -- One to_jsonb of rows, for the reason given in documents_json.
     select to_jsonb(array(
@@ -130,12 +131,13 @@ begin
                     p_claim_id as claim_id, round(p_lease_seconds * 1000) as lease_ms, w.metadata
                 from written w order by w.available_at, w.id) given)) as answer,
         array_agg(w.document_id) as documents,
+        coalesce(array_agg(w.document_id) filter (where not w.has_failed), '{}') as processing,
         array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried,
         array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
     into v_all
     from written w;
     perform set_config('krai_core.writer', '', true);
-    perform krai_private.follow_legacy_columns(v_all.documents, true) where v_all.documents is not null;
+    perform krai_private.follow_legacy_columns(v_all.documents, v_all.processing) where v_all.documents is not null;
     perform krai_private.archive_failed_runs(p_stage.name, v_all.retried, v_all.failed) where v_all.retried is not null;
     return v_all.answer;
 end;

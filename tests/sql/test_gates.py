@@ -282,6 +282,29 @@ def test_every_block_bounds_its_waiting() -> None:
     assert [end + 1 for end in ends] == [*begins[1:], len(statements)]
 
 
+def test_what_keeps_others_waiting_commits_within_ten_statements() -> None:
+    """From the first statement of a block that locks a table or a view to its commit are at most ten round trips."""
+    locking = (
+        ast.CreateTrigStmt,
+        ast.ViewStmt,
+        ast.AlterTableStmt,
+        ast.CreatePolicyStmt,
+        ast.IndexStmt,
+        ast.UpdateStmt,
+    )
+    held: int | None = None
+    longest = 0
+    for statement in pglast.parse_sql(OBJECTS[0].read_text(encoding="utf-8")):
+        if isinstance(statement.stmt, ast.TransactionStmt):
+            longest = max(longest, held or 0)
+            held = None
+        elif held is not None:
+            held += 1
+        elif isinstance(statement.stmt, locking):
+            held = 1
+    assert 0 < longest <= 10
+
+
 def test_the_schema_is_reloaded_behind_the_last_object() -> None:
     """PostgREST is told of the new schema after the last function and view is there."""
     text = _code(OBJECTS[0])

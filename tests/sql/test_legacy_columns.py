@@ -1,6 +1,7 @@
 """processing_status and processing_stage, where the table has them: they follow the stages, and bind nobody."""
 
 import itertools
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -173,3 +174,39 @@ def test_a_table_without_legacy_columns_needs_none(over: Old) -> None:
     assert old.call("start_stage", document, "upload") is True
     old.edit(document, {"upload": "completed"})
     assert old.call("get_document_status", document)["status"] == "processing"
+
+
+@pytest.mark.parametrize("last_step", ["claim", "finish"])
+def test_a_failure_that_counts_again_is_seen_by_the_next_call(alone: Any, last_step: str) -> None:
+    """A stage that failed while it was disabled counts once it is enabled: the next report or claim makes it failed."""
+    document = alone.document()
+    alone.call("register_stage", "upload")
+    alone.call("complete_stage", document, "upload")
+    alone.call("disable_stage", "text_extraction")
+    alone.call("fail_stage", document, "text_extraction", "bad page")
+    claim = uuid.uuid4()
+    if last_step == "finish":
+        alone.call("claim_stages", "image_processing", "w", p_claim_id=claim)
+    alone.call("register_stage", "text_extraction")
+    if last_step == "claim":
+        alone.call("claim_stages", "image_processing", "w", p_claim_id=claim)
+    else:
+        outcome = {
+            "document_id": str(document),
+            "stage_name": "image_processing",
+            "claim_id": str(claim),
+            "outcome": "completed",
+        }
+        assert alone.call("finish_stages", [outcome]) == [{"ok": True}]
+    assert alone.value("select processing_status from krai_core.documents") == "failed"
+
+
+def test_what_a_disabled_stage_ends_leaves_a_document_pending(alone: Any) -> None:
+    """A document of which only a disabled stage was finished is pending, whichever way that was reported."""
+    document = alone.document()
+    claim = uuid.uuid4()
+    alone.call("claim_stages", "upload", "w", p_claim_id=claim)
+    alone.call("disable_stage", "upload")
+    outcome = {"document_id": str(document), "stage_name": "upload", "claim_id": str(claim), "outcome": "completed"}
+    assert alone.call("finish_stages", [outcome]) == [{"ok": True}]
+    assert alone.value("select processing_status from krai_core.documents") == "pending"
