@@ -1,7 +1,6 @@
-"""get_documents_ready_for, which only reads, and get_next_document, which claims."""
+"""get_documents_ready_for: the documents that are ready, in the order of the queue. It only reads."""
 
 import uuid
-from collections.abc import Callable
 
 import pytest
 
@@ -102,37 +101,3 @@ def test_a_page_has_1_to_1000_documents(service, limit: int | None) -> None:
 def test_a_stage_that_is_not_there_is_named(service, function: str) -> None:
     """unknown_stage."""
     assert service.refused(function, "nonsense").word == "unknown_stage"
-
-
-def test_the_next_document_is_claimed(service, queue: list[str]) -> None:
-    """Each call hands out another document, in order, as a whole row that is processing already; then null."""
-    handed_out = []
-    while (document := service.call("get_next_document", "upload", "w")) is not None:
-        assert document == service.value("select to_jsonb(d) from krai_core.documents d where id = %s", document["id"])
-        assert document["stage_status"]["upload"]["status"] == "processing"
-        handed_out.append(document["id"])
-    assert handed_out == queue
-    assert service.value("select bool_and(worker = 'w') from krai_core.stage_runs where status = 'running'")
-
-
-@pytest.mark.parametrize(("of_stage", "seconds"), [(300, 3600), (7200, 7200)])
-def test_the_next_document_is_held_for_an_hour(alone, of_stage: int, seconds: int) -> None:
-    """For callers that send no heartbeats: the lease of a plain start."""
-    alone.run("update krai_core.stages set lease_seconds = %s where name = 'upload'", of_stage)
-    alone.document()
-    alone.call("get_next_document", "upload")
-    assert alone.value("select lease_seconds from krai_core.stage_runs where status = 'running'") == seconds
-
-
-def test_the_same_claim_id_hands_out_the_same_document(service, connect: Callable) -> None:
-    """A lost answer is asked for again; while the first call still runs that is claim_in_progress."""
-    for _ in range(2):
-        service.document()
-    claim, first = uuid.uuid4(), connect()
-    first.run("begin")
-    document = first.call("get_next_document", "upload", p_claim_id=claim)
-    assert service.refused("get_next_document", "upload", p_claim_id=claim).word == "claim_in_progress"
-    first.run("commit")
-    assert service.call("get_next_document", "upload", p_claim_id=claim)["id"] == document["id"]
-    assert service.call("complete_stage", uuid.UUID(document["id"]), "upload", p_claim_id=claim) is True
-    assert service.call("get_next_document", "upload", p_claim_id=claim) is None

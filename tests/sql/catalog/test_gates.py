@@ -14,7 +14,7 @@ from pglast.visitors import Visitor
 
 from processors_v2._local.project import migration_files, migrations_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MIGRATIONS = migration_files(migrations_folder())
 SOURCES = sorted((ROOT / "supabase" / "sql").glob("*.sql"))
 OBJECTS = MIGRATIONS[:1]
