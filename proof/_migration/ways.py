@@ -40,12 +40,6 @@ class Stopped(Exception):
 Enter = Callable[[str], None]
 
 
-def short(path: Path) -> str:
-    """The name of a file as it is shown: 0800_repair_existing."""
-    number, name = path.stem.split("_", 1)
-    return f"{number[-4:]}_{name}"
-
-
 class Psql:
     """psql on one database, file by file as the docs say.
 
@@ -93,8 +87,8 @@ class Psql:
             Stopped: a file failed for another reason, or too often.
         """
         for path in migration_files(migrations_folder()):
-            step = steps.setdefault(short(path), Step())
-            enter(short(path))
+            step = steps.setdefault(path.stem, Step())
+            enter(path.stem)
             for attempt in range(ATTEMPTS):
                 step.attempts += 1
                 begin = time.perf_counter()
@@ -125,7 +119,7 @@ def push(url: str, folder: Path, enter: Enter, steps: dict[str, Step]) -> None:
                 now = time.perf_counter()
                 if name:
                     steps[name].seconds += now - begin
-                name, begin = short(Path(applying[1])), now
+                name, begin = applying[1], now
                 steps.setdefault(name, Step()).attempts += 1
                 enter(name)
             elif name:

@@ -1,6 +1,7 @@
 """Databases as the field has them, on each Postgres version, and what is read of them before and after."""
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from processors_v2._local.project import migration_files, migrations_folder
+from processors_v2._local.project import migration_files, migrations_folder, newest_migrations, topic_of
 from processors_v2.local import LocalSupabase
 
 SQL = Path(__file__).parent / "sql"
@@ -26,6 +27,50 @@ LAYERS = {
     "v1_rows": ("field.sql", "v1.sql", "v1_rows.sql"),
 }
 _NUMBERS = itertools.count(1)
+# The line above each source in a migration.
+_SECTION = re.compile(r"^-- ======== (\S+) ========$", re.MULTILINE)
+
+
+def statements_of(path: Path) -> list[str]:
+    """The statements of a file."""
+    return list(pglast.split(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a migration commits at once: a transaction, or a statement outside of one.
+
+    Attributes:
+        path: The migration.
+        start: How many statements of it come before.
+        section: The source that stands in it, the last of several; in a file of one source its topic.
+        statements: Its statements, begin and commit included.
+    """
+
+    path: Path
+    start: int
+    section: str
+    statements: tuple[str, ...]
+
+    @property
+    def is_transaction(self) -> bool:
+        """Whether it goes from begin to commit."""
+        return self.statements[-1] == "commit"
+
+
+def blocks_of(path: Path) -> list[Block]:
+    """The blocks of a file, in their order."""
+    found: list[Block] = []
+    inside: list[str] = []
+    text = path.read_text(encoding="utf-8")
+    for number, place in enumerate(pglast.split(text, only_slices=True), start=1):
+        inside.append(text[place])
+        if inside[0] != "begin" or inside[-1] == "commit":
+            section = _SECTION.findall(text, 0, place.stop)[-1:] or [topic_of(path)]
+            found.append(Block(path, number - len(inside), section[0], tuple(inside)))
+            inside = []
+    assert not inside, f"{path.name} ends inside a transaction"
+    return found
 
 
 @dataclass
@@ -73,8 +118,19 @@ class Database:
     def migrate(self, files: list[Path] | None = None) -> None:
         """Run the migrations in this process, statement by statement, as psql sends them."""
         for path in self.files() if files is None else files:
-            for statement in self.statements(path):
-                self.connection.execute(statement)
+            self.run(*statements_of(path))
+
+    def prepare_repair(self) -> None:
+        """Run the migrations up to where the first document would be repaired."""
+        repair = self.file("stage_tracker_repair")
+        self.migrate([path for path in self.files() if path < repair])
+        self.run(*blocks_of(repair)[0].statements)
+
+    def repair(self, session: psycopg.Connection[Any] | None = None) -> None:
+        """Repair the documents, with the functions as they are."""
+        for block in blocks_of(self.file("stage_tracker_repair"))[1:]:
+            for statement in block.statements:
+                (session or self.connection).execute(statement)
 
     def stage_status(self, filename: str) -> Any:
         """The column of the document of that name."""
@@ -112,9 +168,20 @@ class Database:
         return migration_files(migrations_folder())
 
     @staticmethod
+    def file(topic: str) -> Path:
+        """The newest migration of a topic."""
+        [path] = [path for path in newest_migrations() if topic_of(path) == topic]
+        return path
+
+    @staticmethod
     def statements(path: Path) -> list[str]:
         """The statements of a file."""
-        return list(pglast.split(path.read_text(encoding="utf-8")))
+        return statements_of(path)
+
+    @staticmethod
+    def blocks(path: Path) -> list[Block]:
+        """The blocks of a file."""
+        return blocks_of(path)
 
     @staticmethod
     def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
@@ -205,13 +272,13 @@ def fresh(server: Server) -> Iterator[Callable[..., Database]]:
 
 @pytest.fixture
 def bare(server: Server) -> Iterator[Database]:
-    """An empty database that the tests of a server share: what they make in schema krai_core is dropped."""
+    """An empty database that the tests of a server share: what they make in our schemas is dropped."""
     database = Database(server.local, server.template("empty"))
     database.run("create schema krai_core")
     yield database
     if database.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         database.run("rollback")
-    database.run("drop schema krai_core cascade")
+    database.run("drop schema krai_core cascade", "drop schema if exists krai_private cascade")
     database.close()
 
 
@@ -237,3 +304,11 @@ def look(server: Server) -> Iterator[Callable[[str], Database]]:
     yield open_it
     for database in opened:
         database.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that asks for a block each block of each migration."""
+    if "block" in metafunc.fixturenames:
+        blocks = [block for path in migration_files(migrations_folder()) for block in blocks_of(path)]
+        names = [f"{topic_of(block.path)}-{block.start}-{block.section}" for block in blocks]
+        metafunc.parametrize("block", blocks, ids=names)

@@ -13,6 +13,8 @@ from processors_v2._local.process import clean_environment
 Look = Callable[[str], Any]
 Fresh = Callable[..., Any]
 
+SCHEMAS = ("krai_core", "krai_private", "krai_content", "krai_intelligence", "krai_system")
+
 
 @pytest.mark.parametrize("kind", ["empty", "field", "v1_rows"])
 def test_a_second_run_changes_nothing(fresh: Fresh, kind: str) -> None:
@@ -75,7 +77,7 @@ def test_a_dump_restores_to_the_same(fresh: Fresh, server: Any) -> None:
     """A backup of a migrated database, read into an empty one, gives the same catalog and rows."""
     database = fresh("v1_rows", migrated=True)
     binaries = find_installation(16).bin
-    schemas = [f"--schema={name}" for name in ("krai_core", "krai_content", "krai_intelligence", "krai_system")]
+    schemas = [f"--schema={name}" for name in SCHEMAS]
     dump = _run([str(binaries / "pg_dump"), "--no-sync", *schemas], database)
     with server.copy("empty") as restored:
         _run([str(binaries / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"], restored, dump)

@@ -1,5 +1,6 @@
 """On an empty database."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -90,11 +91,12 @@ def test_nobody_but_service_role_reaches_the_new_table(look: Look) -> None:
 
 
 def test_nothing_is_left_in_other_schemas(fresh: Fresh) -> None:
-    """Everything that the migrations make lies in schema krai_core."""
+    """Everything that the migrations make lies in the schemas krai_core and krai_private."""
     database = fresh("empty")
     before = set(database.catalog())
     database.migrate()
-    assert [line for line in set(database.catalog()) - before if "krai_core" not in line] == []
+    new = set(database.catalog()) - before
+    assert [line for line in new if not re.match(r"[a-z]+ krai_(core|private)\b", line)] == []
 
 
 def test_no_other_search_path_leads_astray(fresh: Fresh) -> None:

@@ -1,28 +1,23 @@
 """Interrupted at any statement, and run again."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from processors_v2._local.project import migration_files, migrations_folder
+from processors_v2._local.project import topic_of
 
 Fresh = Callable[..., Any]
 
-# These two commit as they go; the statements of every other file stand in one transaction.
-REPAIR, INDEX = "800", "900"
-NUMBERS = [path.name.split("_")[0][-3:] for path in migration_files(migrations_folder())]
 INDEX_STATE = "select indisvalid from pg_index where indexrelid = to_regclass('krai_core.idx_documents_stage_status')"
+# Cut off at most at so many places, and in a shorter block after each statement.
+CUTS = 20
 
 
-def _number(path: Path) -> str:
-    return path.name.split("_")[0][-3:]
-
-
-def _interrupt(database: Any, statements: list[str]) -> None:
+def _interrupt(database: Any, statements: Sequence[str]) -> None:
     """Run statements in a session that ends before it could go on."""
     session = database.connect()
     pid = session.info.backend_pid
@@ -33,55 +28,39 @@ def _interrupt(database: Any, statements: list[str]) -> None:
         session.execute("commit")
 
 
-def test_the_files_are_those_that_this_test_knows(fresh: Fresh) -> None:
-    """Every migration is either one transaction, from begin to commit, or known to commit on its own."""
-    database = fresh("empty")
-    for path in database.files():
-        first, *_, last = (statement.split()[-1].lower() for statement in database.statements(path))
-        one = (first, last) == ("begin", "commit")
-        assert one != (_number(path) in (REPAIR, INDEX)), path.name
-
-
-def test_a_file_that_was_interrupted_anywhere_has_left_nothing(fresh: Fresh, server: Any) -> None:
-    """Cut off after any statement but its commit, a file leaves all as it was, and the whole set ends as it should."""
-    database = fresh("v1_rows")
-    for path in (path for path in database.files() if _number(path) not in (REPAIR, INDEX)):
-        statements = database.statements(path)
-        before = (database.catalog(), database.contents())
-        assert statements[-1] == "commit"
-        # What a rollback leaves is no matter of the version: one of them is cut at every statement.
-        for end in range(1, len(statements), 1 if server.version == "16" else 5):
-            _interrupt(database, statements[:end])
-        # Whatever one of the cuts had left would still be there.
-        assert (database.catalog(), database.contents()) == before, path.name
-        database.migrate([path])
-    database.migrate()
+def _is_as_undisturbed(database: Any, server: Any) -> bool:
     with server.copy("v1_rows", migrated=True) as undisturbed:
         assert database.catalog() == undisturbed.catalog()
         assert database.comparable() == undisturbed.comparable()
+    return True
 
 
-@pytest.mark.parametrize("stopped", NUMBERS)
+def test_the_objects_are_made_in_transactions(block: Any) -> None:
+    """Only the repair, which commits per batch, and the index, which is built concurrently, work outside of one."""
+    topic = topic_of(block.path)
+    assert block.is_transaction or topic in ("stage_tracker_repair", "stage_tracker_index")
+
+
 @pytest.mark.parametrize("server", ["16"], indirect=True)
-def test_after_any_file_the_whole_set_can_be_run_again(fresh: Fresh, server: Any, stopped: str) -> None:
-    """With all files up to one applied, and the next cut off, the whole set run from its beginning gives the same."""
+def test_cut_off_inside_a_block_nothing_of_it_is_left(fresh: Fresh, server: Any, block: Any) -> None:
+    """What earlier blocks committed stays, nothing of the one at work does, and the whole set then ends right."""
     database = fresh("v1_rows")
-    files = database.files()
-    place = NUMBERS.index(stopped)
-    database.migrate(files[:place])
-    _interrupt(database, database.statements(files[place])[:-1])
+    database.migrate([path for path in database.files() if path < block.path])
+    database.run(*database.statements(block.path)[: block.start])
+    if block.is_transaction:
+        before = (database.catalog(), database.contents())
+        for end in range(1, len(block.statements), len(block.statements) // CUTS + 1):
+            _interrupt(database, block.statements[:end])
+        # Whatever one of the cuts had left would still be there.
+        assert (database.catalog(), database.contents()) == before
     database.migrate()
-    with server.copy("v1_rows", migrated=True) as undisturbed:
-        assert database.catalog() == undisturbed.catalog()
-        assert database.comparable() == undisturbed.comparable()
+    assert _is_as_undisturbed(database, server)
 
 
 def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
     """Batches that were committed before the end stay, and the next run repairs the rest."""
     database = fresh("v1_rows")
-    files = database.files()
-    place = NUMBERS.index(REPAIR)
-    database.migrate(files[:place])
+    database.prepare_repair()
     # More documents than go into a batch; their ids come after those of the odd rows but one.
     database.run(
         "insert into krai_core.documents (filename) select 'sound.pdf' from generate_series(1, 400)",
@@ -103,8 +82,7 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
 
     def repair() -> None:
         try:
-            for statement in database.statements(files[place]):
-                session.execute(statement)
+            database.repair(session)
         except psycopg.OperationalError as error:
             ended.append(error)
 
@@ -128,7 +106,7 @@ def test_a_backfill_that_was_cut_off_goes_on(fresh: Fresh, server: Any) -> None:
 def _without_index(fresh: Fresh) -> tuple[Any, Path]:
     database = fresh("v1_rows", migrated=True)
     database.run("drop index krai_core.idx_documents_stage_status")
-    return database, database.files()[-1]
+    return database, database.file("stage_tracker_index")
 
 
 @pytest.mark.parametrize("end", ["cancelled", "terminated"])

@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from processors_v2._local.project import topic_of
 from proof._migration import field, judge
 from proof._migration.killer import Killer
 from proof._migration.traffic import Traffic
-from proof._migration.ways import Psql, Step, Stopped, sessions, short
+from proof._migration.ways import Psql, Step, Stopped, sessions
 
 Fresh = Callable[..., Any]
 
@@ -49,7 +50,7 @@ def test_nothing_is_lost_and_no_write_is_refused(live: Any) -> None:
     with Traffic(_url(live), DOCUMENTS, 1) as traffic:
         live.wait_for(lambda: traffic.told.inserted)
         Psql(_url(live)).apply(traffic.enter, steps)
-    assert [*steps] == [short(path) for path in live.files()]
+    assert [*steps] == [path.stem for path in live.files()]
     assert traffic.told.filenames
     assert _wrong(live, before, traffic) == {}
 
@@ -59,7 +60,7 @@ def test_history_is_looked_up_whatever_the_planner_believes(fresh: Fresh) -> Non
     database = fresh("empty")
     for _ in field.fill(database.connection, "v1", DOCUMENTS):
         pass
-    database.migrate([path for path in database.files() if not path.name.endswith(("existing.sql", "index.sql"))])
+    database.prepare_repair()
     # Statistics that come in between would make the plans anew.
     database.run("alter table krai_core.stage_runs set (autovacuum_enabled = off)")
     query = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'stage_runs_document_open_stage'"
@@ -121,36 +122,34 @@ def test_in_one_transaction_psql_goes_through_too(live: Any) -> None:
     traffic = Traffic(_url(live), DOCUMENTS, 1)
     for path in live.files():
         # The file of the index has no commit of its own, and says what it cannot do in a transaction.
-        code, said = Psql(_url(live)).run(path, *([] if path.name.endswith("index.sql") else ["-1"]))
+        code, said = Psql(_url(live)).run(path, *([] if topic_of(path) == "stage_tracker_index" else ["-1"]))
         assert code == 0, said
     assert _wrong(live, before, traffic) == {}
 
 
-@pytest.mark.parametrize("number", ["800", "900"])
-def test_sent_as_one_message_what_commits_is_refused(fresh: Fresh, number: str) -> None:
-    """An editor that sends a whole file at once gets an error of Postgres for these two, and has changed nothing."""
+@pytest.mark.parametrize("topic", ["stage_tracker_repair", "stage_tracker_index"])
+def test_sent_as_one_message_what_commits_is_refused(fresh: Fresh, topic: str) -> None:
+    """An editor that sends a whole file at once gets an error of Postgres for these two, and nothing has changed."""
     database = fresh("v1_rows")
-    files = database.files()
-    database.migrate([path for path in files if not path.name.endswith(("existing.sql", "index.sql"))])
+    database.prepare_repair()
     database.run("drop index krai_core.idx_documents_stage_status")
     before = (database.catalog(), database.contents())
-    [path] = [path for path in files if path.name.split("_")[0].endswith(number)]
     with pytest.raises(psycopg.Error, match="invalid transaction termination|cannot (run|be executed) "):
-        _send_at_once(database, path)
+        _send_at_once(database, database.file(topic))
     database.run("rollback")
     assert (database.catalog(), database.contents()) == before
     database.migrate()
     assert database.value("select bool_and(krai_private.is_sound(stage_status)) from krai_core.documents")
 
 
-def test_sent_as_one_message_every_other_file_works(fresh: Fresh, server: Any) -> None:
-    """Files that are one transaction may come as one message, as the SQL editor of a dashboard sends them."""
+def test_sent_as_one_message_the_objects_work(fresh: Fresh, server: Any) -> None:
+    """A file that is all transactions may come as one message, as the SQL editor of a dashboard sends it."""
     database = fresh("v1_rows")
     for path in database.files():
-        if path.name.endswith(("existing.sql", "index.sql")):
-            database.migrate([path])
-        else:
+        if topic_of(path) == "stage_tracker":
             _send_at_once(database, path)
+        else:
+            database.migrate([path])
     with server.copy("v1_rows", migrated=True) as undisturbed:
         assert database.catalog() == undisturbed.catalog()
         assert database.comparable() == undisturbed.comparable()
@@ -164,7 +163,7 @@ def _ready_to_fill(fresh: Fresh, documents: int) -> Any:
     database = fresh("empty")
     for _ in field.fill(database.connection, "field", documents):
         pass
-    database.migrate([path for path in database.files() if not path.name.endswith(("existing.sql", "index.sql"))])
+    database.prepare_repair()
     return database
 
 
@@ -225,7 +224,7 @@ def busy_autovacuum(server: Any) -> Iterator[None]:
 
 @pytest.mark.usefixtures("busy_autovacuum")
 def test_an_autovacuum_gives_way(live: Any) -> None:
-    """Files that need the table to themselves do not fail for as long as it is being vacuumed."""
+    """Blocks that need the table to themselves do not fail for as long as it is being vacuumed."""
     # One that does not end by itself in the time of a test.
     live.run(
         "alter table krai_core.documents set (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0,"
@@ -234,7 +233,7 @@ def test_an_autovacuum_gives_way(live: Any) -> None:
     )
     at_work = "select from pg_locks l join pg_stat_activity a using (pid) where a.backend_type = 'autovacuum worker'"
     at_work += " and l.relation = 'krai_core.documents'::regclass and a.datname = current_database()"
-    for name in ("0150_documents", "0600_triggers"):
-        live.migrate([path for path in live.files() if short(path) < name])
-        live.wait_for(lambda: live.rows(at_work))
-        live.migrate([path for path in live.files() if short(path) == name])
+    for block in live.blocks(live.file("stage_tracker")):
+        if block.section in ("05_documents", "51_triggers"):
+            live.wait_for(lambda: live.rows(at_work))
+        live.run(*block.statements)

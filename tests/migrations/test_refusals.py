@@ -197,4 +197,4 @@ def test_psql_stops_at_the_first_file_and_shows_the_sentence(bare: Any) -> None:
     bare.run(REFUSALS["id bigint"][0])
     with pytest.raises(LocalStackError, match=r"id is of type bigint(.|\n)*run the migration again") as caught:
         bare.local.apply_to(bare.name, bare.files())
-    assert "100_tables.sql" in str(caught.value)
+    assert "_stage_tracker.sql" in str(caught.value)

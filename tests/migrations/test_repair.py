@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -105,7 +104,7 @@ def test_a_row_that_was_left_is_read_rightly_and_can_be_repaired_later(fresh: Fr
     query = "select current_stage, upload_status ->> 'status' from krai_core.vw_documents_by_stage where filename = %s"
     assert database.rows(query, "strings") == [("text_extraction", "completed")]
     database.run("alter table krai_core.documents drop constraint named_well")
-    database.migrate([_repair(database)])
+    database.migrate([database.file("stage_tracker_repair")])
     assert database.value(SOUND, "strings") is True
 
 
@@ -128,15 +127,10 @@ def test_a_row_that_a_trigger_refuses_is_left_and_reported(fresh: Fresh) -> None
     assert sorted(database.rows(ODD)) == [("failed",), ("strings",)]
 
 
-def _repair(database: Any) -> Path:
-    [path] = [path for path in database.files() if path.name.endswith("_repair_existing.sql")]
-    return path
-
-
 def _repair_beside(database: Any, holder: psycopg.Connection[Any]) -> threading.Thread:
     """Start the repair, and wait until it stands before the row that the holder has."""
     session = database.connect()
-    thread = threading.Thread(target=lambda: [session.execute(part) for part in database.statements(_repair(database))])
+    thread = threading.Thread(target=database.repair, args=[session])
     thread.start()
     query = "select from pg_stat_activity where pid = %s and %s = any (pg_blocking_pids(pid))"
     database.wait_for(lambda: database.rows(query, session.info.backend_pid, holder.info.backend_pid))
@@ -145,7 +139,7 @@ def _repair_beside(database: Any, holder: psycopg.Connection[Any]) -> threading.
 
 def _before_the_repair(fresh: Fresh) -> Any:
     database = fresh("v1_rows")
-    database.migrate([path for path in database.files() if path < _repair(database)])
+    database.prepare_repair()
     return database
 
 
@@ -187,10 +181,10 @@ def test_a_row_that_is_held_for_ever_does_not_hold_the_migration(fresh: Fresh) -
     holder = database.connect()
     holder.execute("begin; select from krai_core.documents where filename in ('strings', 'failed') for update")
     database.warnings.clear()
-    database.migrate([_repair(database)])
+    database.repair()
     [warning] = database.warnings
     assert "2 documents were not repaired, because another transaction holds them" in warning
     assert "pg_stat_activity" in warning
     holder.execute("commit")
-    database.migrate([_repair(database)])
+    database.repair()
     assert database.rows(ODD) == []

@@ -46,11 +46,11 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def schema_dump() -> Callable[[Any], str]:
-    """What pg_dump says of schema krai_core, privileges and comments included."""
+    """What pg_dump says of our schemas, privileges and comments included."""
 
     def dump(database: Any) -> str:
         binary = find_installation(16).bin / "pg_dump"
-        command = [str(binary), "--schema-only", "--schema=krai_core", database.local.url_of(database.name)]
+        command = [str(binary), "--schema-only", "--schema=krai_*", database.local.url_of(database.name)]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=clean_environment()).stdout
 
     return dump

@@ -111,5 +111,5 @@ def test_plpgsql_check_finds_nothing(fresh: Fresh, project: Any, server: Any) ->
         pytest.skip(f"Postgres {server.version} has no plpgsql_check here")
     admin = database.connect("supabase_admin")
     admin.execute("create extension plpgsql_check")
-    found = project.results(database, "db", "lint", "--schema", "krai_core", "--level", "warning")
+    found = project.results(database, "db", "lint", "--schema", "krai_core,krai_private", "--level", "warning")
     assert found == []

@@ -64,7 +64,8 @@ def test_a_push_over_an_invalid_index_builds_it_anew(fresh: Fresh, project: Any)
     """Where the build was cut off, only its own file is pushed again, and that is enough."""
     database = fresh("v1_rows")
     project.push(database)
-    database.run("delete from supabase_migrations.schema_migrations where version = '20261101000900'")
+    version, _ = database.file("stage_tracker_index").name.split("_", 1)
+    database.run(f"delete from supabase_migrations.schema_migrations where version = '{version}'")
     admin = database.connect("supabase_admin")
     admin.execute(
         "update pg_index set indisvalid = false where indexrelid = 'krai_core.idx_documents_stage_status'::regclass"

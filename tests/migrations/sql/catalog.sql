@@ -1,6 +1,6 @@
 -- Everything that a migration could have made or changed, one line each, privileges in the order of their text.
 
-with ours as (select oid, nspname from pg_namespace where nspname in ('krai_core', 'public')),
+with ours as (select oid, nspname from pg_namespace where nspname in ('krai_core', 'krai_private', 'public')),
 relations as (select c.*, ours.nspname from pg_class c join ours on ours.oid = c.relnamespace)
 select format('schema %s %s', n.nspname, (select array_agg(x::text order by x::text) from unnest(n.nspacl) x)) as line from pg_namespace n where n.nspname !~ '^pg_|information_schema'
 union all
