@@ -34,7 +34,8 @@ begin
             -- names begin: made by tools/build_rollback.py
             ('trigger', array[
                 'documents_100_repair_insert', 'documents_150_note', 'documents_200_edited', 'documents_200_inserted',
-                'documents_400_delete_runs', 'zzy_documents_repair_update']),
+                'documents_400_delete_runs', 'documents_400_truncate_runs', 'zzy_documents_repair_update',
+                'zzz_documents_keep_rest']),
             ('view', array[
                 'vw_document_stages', 'vw_documents_by_stage', 'vw_stage_statistics', 'vw_stage_flow',
                 'vw_running_stages']),

@@ -8,6 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tools.build_rollback import filled, names
+
 Fresh = Callable[..., Any]
 
 pytestmark = pytest.mark.parametrize("server", ["16"], indirect=True)
@@ -76,22 +78,122 @@ def test_the_stages_stay_and_the_migrations_take_them_up_again(fresh: Fresh, kin
     assert database.value("select failed_count from krai_core.vw_stage_statistics where stage_name = 'storage'") >= 1
 
 
-def test_a_view_of_the_users_over_ours_stops_it(fresh: Fresh) -> None:
-    """It is named, and nothing has changed."""
+# What a user may have built on the tracker, how the script names it, and how it goes.
+USES = [
+    (
+        "create view public.dashboard as select * from krai_core.vw_stage_statistics",
+        "view public.dashboard uses view krai_core.vw_stage_statistics",
+        "drop view public.dashboard",
+    ),
+    (
+        "create view public.sound as select krai_private.is_sound(stage_status) as is_sound from krai_core.documents",
+        "view public.sound uses routine krai_private.is_sound(jsonb)",
+        "drop view public.sound",
+    ),
+    (
+        "create table public.notes (stage_name text references krai_core.stages)",
+        "constraint notes_stage_name_fkey on table public.notes uses table krai_core.stages",
+        "drop table public.notes",
+    ),
+    (
+        "create function public.age(krai_core.stage_runs) returns interval language sql return now() - ($1).started_at",
+        "function public.age(krai_core.stage_runs) uses table krai_core.stage_runs",
+        "drop function public.age",
+    ),
+    (
+        "create table krai_private.notes (note text)",
+        "table krai_private.notes uses schema krai_private",
+        "drop table krai_private.notes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "said", "dropped"), USES, ids=[said.split(" uses ")[0] for _, said, _ in USES])
+def test_what_a_user_built_on_ours_stops_it(fresh: Fresh, made: str, said: str, dropped: str) -> None:
+    """It is named in the message itself, nothing has changed, and without it the script goes through."""
     database = fresh("v1_rows", migrated=True)
-    database.run("create view public.dashboard as select * from krai_core.vw_stage_statistics")
+    database.run(made)
     before = (database.catalog(), database.contents())
     with pytest.raises(psycopg.errors.DependentObjectsStillExist) as caught:
         database.migrate([SCRIPT])
-    assert "view dashboard depends on view krai_core.vw_stage_statistics" in str(caught.value.diag.message_detail)
+    assert f"stays as it is, because {said}. Keep the definition" in str(caught.value.diag.message_primary)
     database.run("rollback")
     assert (database.catalog(), database.contents()) == before
-
-
-def test_a_second_run_changes_nothing(fresh: Fresh) -> None:
-    """Where the tracker is gone already, or was never there, the script does nothing."""
-    database = fresh("v1_rows", migrated=True)
+    database.run(dropped)
     database.migrate([SCRIPT])
+    assert database.value("select to_regnamespace('krai_private')") is None
+
+
+def test_a_migration_that_was_interrupted_is_taken_away(fresh: Fresh, block: Any) -> None:
+    """Whatever blocks of the first migration there are, the script leaves what was there before."""
+    database = fresh("field")
+    before = lines(database)
+    database.migrate([path for path in database.files() if path < block.path])
+    database.run(*database.statements(block.path)[: block.start])
+    database.migrate([SCRIPT])
+    assert {line for line in lines(database) ^ before if not line.startswith(LEFT)} == set()
+
+
+def test_an_earlier_state_is_taken_away(fresh: Fresh) -> None:
+    """Before 0.1.1 all helpers stood in krai_core and no list named them: the script knows their names."""
+    database = fresh("v1_rows")
+    before = lines(database)
+    database.migrate()
+    work(database)
+    make_earlier(database)
+    database.migrate([SCRIPT])
+    assert {line for line in lines(database) ^ before if not line.startswith(LEFT)} == set()
+
+
+def test_an_upgrade_that_was_interrupted_is_taken_away(fresh: Fresh) -> None:
+    """Where helpers of before stand in krai_core beside those of krai_private, and are used, both go."""
+    database = fresh("v1_rows")
+    before = lines(database)
+    database.migrate()
+    make_earlier(database)
+    for block in database.blocks(database.file("stage_tracker")):
+        database.run(*block.statements)
+        if block.section == "42_leftovers":
+            break
+    assert database.value("select cardinality(krai_private.leftovers())") > 100
+    database.migrate([SCRIPT])
+    assert {line for line in lines(database) ^ before if not line.startswith(LEFT)} == set()
+
+
+def make_earlier(database: Any) -> None:
+    """Bring a migrated database to the layout of before 0.1.1: the helpers in krai_core, each by some name of then."""
+    helpers = database.rows(
+        "select 'view', relname from pg_class where relnamespace = 'krai_private'::regnamespace and relkind = 'v'"
+        " union all select 'routine', proname from pg_proc where pronamespace = 'krai_private'::regnamespace"
+        " order by 1 desc, 2 desc"
+    )
+    earlier = names()["leftover"]
+    for (kind, name), new in zip(helpers, earlier, strict=False):
+        database.run(
+            f"alter {kind} krai_private.{name} rename to {new}",
+            f"alter {kind} krai_private.{new} set schema krai_core",
+        )
+    # There are more of them than names; nothing hangs on those that are last by this order.
+    database.run(*(f"drop {kind} krai_private.{name}" for kind, name in helpers[len(earlier) :]))
+    database.run("drop schema krai_private")
+
+
+def test_the_names_are_those_of_the_list(look: Callable[[str], Any]) -> None:
+    """For a state without a list of its own the script holds the names of today's and of the leftovers."""
+    found = names()
+    for kind, name in look("empty").rows(
+        "select kind, replace(name, 'krai_core.', '') from krai_private.access_list()"
+    ):
+        assert kind not in found or name in found[kind]
+    assert filled(SCRIPT.read_text(encoding="utf-8")) == SCRIPT.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("kind", "migrated"), [("v1_rows", True), ("v1_rows", False), ("field", False)])
+def test_where_there_is_no_tracker_nothing_changes(fresh: Fresh, kind: str, *, migrated: bool) -> None:
+    """Where the tracker is gone already, or an earlier one is there or none, the script does nothing."""
+    database = fresh(kind, migrated=migrated)
+    if migrated:
+        database.migrate([SCRIPT])
     before = (database.catalog(), database.contents())
     database.migrate([SCRIPT])
     assert (database.catalog(), database.contents()) == before
