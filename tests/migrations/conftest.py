@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from processors_v2._local.project import migration_files, migrations_folder, newest_migrations, topic_of
 from processors_v2.local import LocalSupabase
+from tools.build_rollback import names
 
 SQL = Path(__file__).parent / "sql"
 DEBIAN = Path("/usr/lib/postgresql/15")
@@ -131,6 +132,23 @@ class Database:
         for block in blocks_of(self.file("stage_tracker_repair"))[1:]:
             for statement in block.statements:
                 (session or self.connection).execute(statement)
+
+    def move_helpers_back(self) -> None:
+        """Bring a migrated database to the layout of before 0.1.1: helpers in krai_core, each by some name of then."""
+        helpers = self.rows(
+            "select 'view', relname from pg_class where relnamespace = 'krai_private'::regnamespace and relkind = 'v'"
+            " union all select 'routine', proname from pg_proc where pronamespace = 'krai_private'::regnamespace"
+            " order by 1 desc, 2 desc"
+        )
+        earlier = names()["leftover"]
+        for (kind, name), new in zip(helpers, earlier, strict=False):
+            self.run(
+                f"alter {kind} krai_private.{name} rename to {new}",
+                f"alter {kind} krai_private.{new} set schema krai_core",
+            )
+        # There are more of them than names; nothing hangs on those that are last by this order.
+        self.run(*(f"drop {kind} krai_private.{name}" for kind, name in helpers[len(earlier) :]))
+        self.run("drop schema krai_private")
 
     def stage_status(self, filename: str) -> Any:
         """The column of the document of that name."""

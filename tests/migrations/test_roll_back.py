@@ -140,7 +140,7 @@ def test_an_earlier_state_is_taken_away(fresh: Fresh) -> None:
     before = lines(database)
     database.migrate()
     work(database)
-    make_earlier(database)
+    database.move_helpers_back()
     database.migrate([SCRIPT])
     assert {line for line in lines(database) ^ before if not line.startswith(LEFT)} == set()
 
@@ -150,7 +150,7 @@ def test_an_upgrade_that_was_interrupted_is_taken_away(fresh: Fresh) -> None:
     database = fresh("v1_rows")
     before = lines(database)
     database.migrate()
-    make_earlier(database)
+    database.move_helpers_back()
     for block in database.blocks(database.file("stage_tracker")):
         database.run(*block.statements)
         if block.section == "42_leftovers":
@@ -158,24 +158,6 @@ def test_an_upgrade_that_was_interrupted_is_taken_away(fresh: Fresh) -> None:
     assert database.value("select cardinality(krai_private.leftovers())") > 100
     database.migrate([SCRIPT])
     assert {line for line in lines(database) ^ before if not line.startswith(LEFT)} == set()
-
-
-def make_earlier(database: Any) -> None:
-    """Bring a migrated database to the layout of before 0.1.1: the helpers in krai_core, each by some name of then."""
-    helpers = database.rows(
-        "select 'view', relname from pg_class where relnamespace = 'krai_private'::regnamespace and relkind = 'v'"
-        " union all select 'routine', proname from pg_proc where pronamespace = 'krai_private'::regnamespace"
-        " order by 1 desc, 2 desc"
-    )
-    earlier = names()["leftover"]
-    for (kind, name), new in zip(helpers, earlier, strict=False):
-        database.run(
-            f"alter {kind} krai_private.{name} rename to {new}",
-            f"alter {kind} krai_private.{new} set schema krai_core",
-        )
-    # There are more of them than names; nothing hangs on those that are last by this order.
-    database.run(*(f"drop {kind} krai_private.{name}" for kind, name in helpers[len(earlier) :]))
-    database.run("drop schema krai_private")
 
 
 def test_the_names_are_those_of_the_list(look: Callable[[str], Any]) -> None:
