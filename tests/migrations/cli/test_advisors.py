@@ -98,7 +98,7 @@ def test_the_recipes_for_policies_are_as_the_advisors_want_them(fresh: Fresh, pr
 def test_the_advisors_look_at_our_schema(fresh: Fresh, project: Any) -> None:
     """A table that is open is found: the silence of the advisors means something."""
     database = fresh("empty", migrated=True)
-    database.run("alter table krai_core.stages disable row level security")
+    database.run("alter table krai_core.stage_prerequisites disable row level security")
     found = {finding["name"] for finding in project.results(database, *ADVISORS)}
     assert "rls_disabled_in_public" in found
 

@@ -5,7 +5,8 @@ relations as (select c.*, ours.nspname from pg_class c join ours on ours.oid = c
 select format('schema %s %s', n.nspname, (select array_agg(x::text order by x::text) from unnest(n.nspacl) x)) as line from pg_namespace n where n.nspname !~ '^pg_|information_schema'
 union all
 select format('relation %s.%s %s %s rls %s options %s owner %s acl %s: %s', nspname, relname, relkind, relpersistence, relrowsecurity,
-    reloptions, relowner::regrole, (select array_agg(x::text order by x::text) from unnest(relacl) x), obj_description(oid, 'pg_class'))
+    reloptions, relowner::regrole, (select array_agg(x::text order by x::text)
+    from unnest(coalesce(relacl, acldefault((case relkind when 'S' then 's' else 'r' end)::"char", relowner))) x), obj_description(oid, 'pg_class'))
 from relations where relkind <> 'i'
 union all
 select format('column %s.%s.%s %s %s not null %s default %s generated %s identity %s acl %s: %s', r.nspname, r.relname, a.attname, a.attnum,
