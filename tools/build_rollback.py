@@ -18,7 +18,7 @@ SOURCE = ROOT / "supabase" / "sql"
 SCRIPT = ROOT / "docs" / "rollback.sql"
 # Of other kinds nothing is dropped: documents is the user's, a sequence goes with its table, the index stays.
 _KINDS = ("trigger", "view", "reader", "writer", "table")
-_PART = re.compile(r"^    \('(?:krai_core\.)?(\w+)', '(\w+)',", re.MULTILINE)
+_PART = re.compile(r"\('(?:krai_core\.)?(\w+)', '(\w+)',")
 _LEFTOVERS = re.compile(r"v_names text\[\] := array\[(.*?)\];", re.DOTALL)
 _REGION = re.compile(r"( *)(-- names begin:[^\n]*\n)(.*?)( *-- names end)", re.DOTALL)
 _WIDTH = 120
