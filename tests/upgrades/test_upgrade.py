@@ -172,7 +172,9 @@ def test_a_state_that_was_never_given_away_gets_a_sentence(
     with pytest.raises(Exception, match="was made by an unreleased state .*no column opens_claim.*docs/migrating.md"):
         upgrade()
     assert _catalog(database) == before
-    status = database.execute("select jsonb_object_agg(id, stage_status) from krai_core.documents").fetchone()
+    # The pipeline is that of the beginning then, in which search_indexing is enabled.
+    kept = "select jsonb_object_agg(id, stage_status - 'search_indexing') from krai_core.documents"
+    status = database.execute(kept).fetchone()
     stack.apply(ROOT / "docs" / "rollback.sql")
     upgrade()
-    assert database.execute("select jsonb_object_agg(id, stage_status) from krai_core.documents").fetchone() == status
+    assert database.execute(kept).fetchone() == status

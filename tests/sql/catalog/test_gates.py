@@ -2,8 +2,6 @@
 
 import itertools
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +199,6 @@ def test_a_function_is_made_before_what_calls_it() -> None:
         if made.get(function, "") > name
     }
     assert later == {("20_pipeline", "krai_private.tg_documents_repair")}
-
-
-def test_the_migrations_are_what_the_source_says() -> None:
-    """supabase/migrations is made from supabase/sql, and nobody has edited either without the other."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "build_migrations.py", "--check"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "")
 
 
 # ruff: noqa: N802 - pglast looks for its visitors by the names of the statements.
