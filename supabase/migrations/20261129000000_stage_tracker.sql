@@ -5009,8 +5009,8 @@ begin
                     ) shown) end as run
             from unnest(p_runs) with ordinality as asked (run, place)
             join krai_core.stage_runs r on r.id = any (array[asked.run])
-            join krai_core.vw_documents_by_stage v on v.id = any (array[r.document_id])
-            cross join lateral (select v.stage_status -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
+            join krai_private.unpacked_documents v on v.id = any (array[r.document_id])
+            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
             order by asked.place
         ) listed) as documents) answer);
 end;
@@ -7273,6 +7273,7 @@ commit;
 --
 --   vw_document_stages      one row per document and enabled stage, with its state
 --   vw_documents_by_stage   one row per document: current stage, progress, one JSON column per stage
+--   unpacked_documents      the same for lists, with the decompressed stage_status (private)
 --   vw_stage_statistics     one row per stage: counts, durations, waits, throughput
 --   vw_stage_flow           what arrived, started and ended, hour by hour
 --   vw_running_stages       running stages: by whom, since when, and how much is left
@@ -7365,9 +7366,8 @@ exception when dependent_objects_still_exist then
 end $$;
 
 do $view$
-begin
-    execute format($definition$
-create or replace view krai_core.vw_documents_by_stage with (security_invoker = true) as
+declare
+    v_rows text := $rows$
 select
     d.id,
     d.filename,
@@ -7443,14 +7443,21 @@ cross join lateral (
     from unnest(
         (select array_agg(s.name order by s.position) from krai_core.stages s where s.enabled)) as enabled (name)
     offset 0
-) stands$definition$, (
+) stands$rows$;
+begin
+    execute 'create or replace view krai_core.vw_documents_by_stage with (security_invoker = true) as'
+        || format(v_rows, (
         -- Those that an earlier tracker showed, where the table has them.
         select string_agg(format(', d.%I', wanted.name), '' order by wanted.place)
         from unnest(array['processing_status', 'created_at', 'updated_at']) with ordinality as wanted (name, place)
         join pg_catalog.pg_attribute a
             on a.attrelid = 'krai_core.documents'::regclass and a.attname = wanted.name and not a.attisdropped));
+    -- For lists, which show one stage of each document: they would decompress the stored value a second time.
+    execute 'create or replace view krai_private.unpacked_documents with (security_invoker = true) as'
+        || format(v_rows, ', w.whole');
 end $view$;
 do $$ begin perform krai_private.apply_access('krai_core.vw_documents_by_stage'::regclass); end $$;
+do $$ begin perform krai_private.apply_access('krai_private.unpacked_documents'::regclass); end $$;
 commit;
 
 begin;
@@ -7495,7 +7502,18 @@ begin
         execute format('comment on column krai_core.vw_documents_by_stage.%I is %L',
             v_name, 'As in krai_core.documents.');
     end loop;
+    for v_name in
+        select a.attname from pg_catalog.pg_attribute a
+        where a.attrelid = 'krai_private.unpacked_documents'::regclass and a.attnum > 0 and a.attname <> 'whole'
+    loop
+        execute format('comment on column krai_private.unpacked_documents.%I is %L',
+            v_name, 'As in krai_core.vw_documents_by_stage.');
+    end loop;
 end $$;
+comment on view krai_private.unpacked_documents is
+'As krai_core.vw_documents_by_stage, with the decompressed value that its columns are read from.';
+comment on column krai_private.unpacked_documents.whole is
+'stage_status, decompressed; an array where it is no object.';
 commit;
 
 begin;

@@ -342,8 +342,8 @@ begin
                     ) shown) end as run
             from unnest(p_runs) with ordinality as asked (run, place)
             join krai_core.stage_runs r on r.id = any (array[asked.run])
-            join krai_core.vw_documents_by_stage v on v.id = any (array[r.document_id])
-            cross join lateral (select v.stage_status -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
+            join krai_private.unpacked_documents v on v.id = any (array[r.document_id])
+            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
             order by asked.place
         ) listed) as documents) answer);
 end;
