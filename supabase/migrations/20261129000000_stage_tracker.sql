@@ -2291,7 +2291,7 @@ begin
           -- The documents are locked: nobody opens a run between this check and the insert.
           and not exists (
               select from krai_core.stage_runs o
-              where o.document_id = t.document_id and o.open_stage = t.stage_name offset 0)
+              where o.document_id = t.document_id and o.open_stage = t.stage_name)
         returning stage_name, attempt, available_at
     )
     insert into krai_core.stage_deltas (stage_name, arrived)
@@ -4460,8 +4460,7 @@ begin
     from krai_core.documents d
     cross join krai_core.stages s
     cross join lateral (
-        select d.stage_status -> s.name as stage, krai_private.stage_state(d.stage_status -> s.name) as state
-        offset 0) x
+        select d.stage_status -> s.name as stage, krai_private.stage_state(d.stage_status -> s.name) as state) x
     where d.id = p_document_id and s.enabled;
     if not v_found and not exists (select from krai_core.documents d where d.id = p_document_id) then
         perform krai_private.raise_unknown_document(p_document_id);

@@ -85,7 +85,7 @@ begin
           -- The documents are locked: nobody opens a run between this check and the insert.
           and not exists (
               select from krai_core.stage_runs o
-              where o.document_id = t.document_id and o.open_stage = t.stage_name offset 0)
+              where o.document_id = t.document_id and o.open_stage = t.stage_name)
         returning stage_name, attempt, available_at
     )
     insert into krai_core.stage_deltas (stage_name, arrived)

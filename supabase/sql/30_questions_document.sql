@@ -154,8 +154,7 @@ begin
     from krai_core.documents d
     cross join krai_core.stages s
     cross join lateral (
-        select d.stage_status -> s.name as stage, krai_private.stage_state(d.stage_status -> s.name) as state
-        offset 0) x
+        select d.stage_status -> s.name as stage, krai_private.stage_state(d.stage_status -> s.name) as state) x
     where d.id = p_document_id and s.enabled;
     if not v_found and not exists (select from krai_core.documents d where d.id = p_document_id) then
         perform krai_private.raise_unknown_document(p_document_id);
