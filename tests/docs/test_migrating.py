@@ -1,4 +1,4 @@
-"""docs/migrating.md says what becomes of odd rows."""
+"""docs/migrating.md says what becomes of malformed rows."""
 
 import json
 import re

@@ -52,6 +52,19 @@ def test_pruning_is_bounded(tracker: StageTracker, db: Any) -> None:
     assert sorted(runs(db, document) for document in documents) == [1, 2]
 
 
+def test_ready_runs_of_a_new_stage_are_filled_in_parts(tracker: StageTracker, db: Any) -> None:
+    """fill_ready_runs looks at no more documents than it is told, goes on where it was, and returns 0 at the end."""
+    document, stage = str(db.document()), f"stage_{uuid.uuid4().hex[:12]}"
+    tracker.register_stage(stage, [])
+    try:
+        assert tracker.fill_ready_runs(1) == 1
+        while tracker.fill_ready_runs():
+            pass
+        assert tracker.explain_stage(document, stage)["reason"] == "ready"
+    finally:
+        db.drop_stage(stage)
+
+
 def test_failures_are_kept_unless_told_otherwise(tracker: StageTracker, document: str, db: Any) -> None:
     """keep_failures=False lets failed runs go, too."""
     tracker.fail_stage(document, "upload", "R2 is away")
