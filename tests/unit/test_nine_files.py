@@ -67,9 +67,9 @@ def test_each_room_is_in_the_access_list() -> None:
 @each_function
 def test_the_sql_of_a_function_is_in_its_room(room: str, name: str) -> None:
     """One file of the source creates it, and has the room in its name."""
-    files = (ROOT / "supabase/sql").glob("*.sql")
-    rooms = {file.stem.split("_")[1] for file in files if f"function krai_core.{name}(" in text_of(file)}
-    assert rooms == {room}, f"supabase/sql/41_access.sql has {name} under {room}: create it in supabase/sql/*_{room}*.sql"
+    begin, files = f"create or replace function krai_core.{name}(", (ROOT / "supabase/sql").glob("*.sql")
+    rooms = {file.stem.split("_")[1] for file in files if begin in text_of(file)}
+    assert rooms == {room}, f"{name} is under {room} in 41_access.sql: create it in supabase/sql/*_{room}*.sql"
 
 
 @each_function
