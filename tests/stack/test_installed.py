@@ -195,7 +195,7 @@ def test_an_empty_folder_becomes_a_project_that_works(installed: Installed, proj
     shown = next(text for language, text in BLOCK.findall(PAGE) if not language)
     assert shell(installed, project, "stage-tracker doctor\n") == shown
     # From this version to itself nothing is new.
-    assert "_stage_tracker_index.sql are up to date" in shell(installed, project, update)
+    assert "_stage_tracker_index.sql are up to date" in " ".join(shell(installed, project, update).split())
     program, printed = first_program()
     lines = installed.run([installed.python, "-c", program], project.folder, **project.variables).splitlines()
     assert [line.rstrip() for line in lines] == [line.rstrip() for line in printed.splitlines()]

@@ -332,7 +332,7 @@ def test_a_status_that_is_not_counted_is_found(finds: Finds, fault: Break, play:
 def test_a_run_that_is_not_made_the_current_one_is_found(finds: Finds, function: str) -> None:
     """The judge objects when a stage ends and stands on no run."""
     play = dropped_answer_of_an_outcome if function == "krai_private.close_stage" else drained
-    assert finds(Break(function, "is_current = true, ", ""), play, SUMS)
+    assert finds(Break(function, r"is_current = true,\s", ""), play, SUMS)
 
 
 def test_a_fault_whose_place_is_gone_is_said_to_be(plant: Callable[[Break], None]) -> None:
