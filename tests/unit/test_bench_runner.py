@@ -80,7 +80,7 @@ def test_without_a_known_name_it_lists_what_there_is(
 
 
 NAMES = {
-    BENCHMARKS: {"bulk", "drain", "rpc", "scale", "start", "throughput"},
+    BENCHMARKS: {"bulk", "drain", "fences", "rpc", "scale", "start", "throughput"},
     CAMPAIGNS: {"chaos", "migration", "model", "soak"},
 }
 
