@@ -6,6 +6,7 @@ with fresh as (
 urgent as (
     insert into krai_core.document_priorities (document_id, priority)
     select f.id, 5 from fresh f where hashtext(f.id::text) % 100 = 0
+    on conflict do nothing
 ),
 closed as (
     insert into krai_core.stage_runs (

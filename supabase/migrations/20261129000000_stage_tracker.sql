@@ -1649,11 +1649,11 @@ begin
         return 0;
     end if;
     update krai_core.stage_fold f set folded_to = (select s.last_value from krai_core.stage_deltas_id_seq s);
-    with free as materialized (
+    with free as (
         -- Bounded: after an import of millions of rows, no single call has to fold them all.
         select d.id from krai_core.stage_deltas d order by d.id limit 20000 for update skip locked
     ),
-    gone as materialized (
+    gone as (
         delete from krai_core.stage_deltas d using free where d.id = free.id
         returning d.*
     ),
@@ -1911,9 +1911,8 @@ begin
         where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'running';
         return v_run;
     end if;
-    -- `is true`, here and in later files, keeps the planner off the index on claim_id: a whole batch shares one id.
     select * into v_run from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
     if v_run.id is null or (v_run.status <> 'running' and not v_run.closed_by_holder) then
         perform krai_private.raise_error('lease_lost',
             format('%s: this run of stage %s of document %s is over: %s', p_call, p_stage_name, p_document_id, case
@@ -2340,7 +2339,7 @@ begin
     update krai_core.stage_runs r
     set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
     from krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id])
+    where r.document_id = any (p_document_ids) and d.id = r.document_id
       and r.open_stage is not null and r.status = 'running'
       and krai_private.stage_state(d.stage_status -> r.stage_name) <> 'processing';
     -- Taking a failure out of the column by hand settles it, as retry_stage does: attempts count from 1 again.
@@ -2348,7 +2347,7 @@ begin
         update krai_core.stage_runs r
         set reset_at = clock_timestamp()
         from krai_core.documents d
-        where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.reset_at is null
+        where r.document_id = any (p_document_ids) and d.id = r.document_id and r.reset_at is null
           and (r.status = 'failed' or r.status = 'lost' and r.attempt >= (
               select s.max_attempts from krai_core.stages s where s.name = r.stage_name))
           and krai_private.stage_state(d.stage_status -> r.stage_name) not in ('failed', 'processing')
@@ -2405,13 +2404,12 @@ begin
                 update krai_core.documents d
                 set processing_status = 'processing'
                 where d.id = any (p_processing) and d.processing_status is distinct from 'processing';
-                p_document_ids := array(select unnest(p_document_ids) except select unnest(p_processing));
             end if;
             if p_document_ids <> '{}' then
                 update krai_core.documents d
                 set processing_status = v.document_status
                 from krai_core.vw_documents_by_stage v
-                where v.id = any (p_document_ids) and d.id = any (array[v.id])
+                where v.id = any (p_document_ids) and d.id = v.id
                   and d.processing_status is distinct from v.document_status;
             end if;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
@@ -2444,7 +2442,7 @@ begin
             update krai_core.documents d
             set processing_stage = v.current_stage
             from krai_core.vw_documents_by_stage v
-            where v.id = any (p_document_ids) and d.id = any (array[v.id])
+            where v.id = any (p_document_ids) and d.id = v.id
               and d.processing_stage is distinct from v.current_stage;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
             raise warning 'krai_core.documents.processing_stage was left unchanged: %', sqlerrm;
@@ -2475,13 +2473,13 @@ begin
     -- Written as progress is: no stage changes its status, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
     perform krai_private.follow_processing_status(p_document_ids, p_processing);
-    perform krai_private.follow_processing_stage(p_document_ids);
+    perform krai_private.follow_processing_stage(p_document_ids || p_processing);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
 comment on function krai_private.follow_legacy_columns(uuid[], uuid[]) is
 'Makes processing_status and processing_stage of documents match their stages.
-p_processing: those of them that the caller knows to be processing: a stage is at work or to come, and none has failed.
+p_processing: further ones, which the caller knows to be processing: a stage is at work or to come, and none has failed.
 Security definer, because service_role may have no right to write these columns.';
 
 -- ======== 20_pipeline ========
@@ -2876,7 +2874,7 @@ begin
     perform krai_private.checked_lease(p_lease_seconds);
     if p_claim_id is not null then
         perform from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
+        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
         if found then
             -- A repeated call: true again, or lease_lost.
             perform krai_private.held_run('start', p_document_id, p_stage_name, p_claim_id);
@@ -3203,8 +3201,6 @@ PT404 unknown_document, 22023 unknown_stage.';
 --     server wipes out never happened: the runs are ready, and calls with its claim id are refused.
 -- Lock order: documents and stage_runs together, skipping locked rows.
 
--- `= any (array[...])` is an equality that the planner cannot reverse. With a plain one it would start from a table
--- that was nearly empty when last analysed, and read all of it.
 create or replace function krai_private.lock_ready_runs(
     p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer,
     out o_runs bigint[], out o_documents uuid[], out o_stages jsonb[])
@@ -3219,10 +3215,10 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
-    with picked as materialized (
+    with picked as (
         select r.id as run_id, r.document_id, w.stage
         from krai_core.stage_runs r
-        join krai_core.documents d on d.id = any (array[r.document_id])
+        join krai_core.documents d on d.id = r.document_id
         -- Detoasted once per document.
         cross join lateral (
             select u.whole, u.whole -> p_stage.name as stage
@@ -3281,12 +3277,12 @@ begin
             started_at = p_now, heartbeat_at = p_now, lease_seconds = p_lease_seconds,
             lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
         from picked p
-        where r.id = any (array[p.run_id])
-        returning r.id, r.document_id, r.available_at, r.attempt, p.stage
+        where r.id = p.run_id
+        returning r.id, r.document_id, r.available_at, r.attempt, p.stage, p.stage ->> 'status' = 'failed' as is_retry
     ),
     counted as (
         insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
-        select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*),
+        select p_stage.name, count(*), - count(*) filter (where o.is_retry), count(*),
             count(*) filter (where o.attempt > 1), count(*),
             sum(round(extract(epoch from p_now - o.available_at) * 1e6))
         from opened o having count(*) > 0
@@ -3302,11 +3298,11 @@ begin
                     then o.stage || v_started
                 else krai_private.started_stage(krai_private.repaired_stage(o.stage), p_now) end)
         from opened o
-        where d.id = any (array[o.document_id])
+        where d.id = o.document_id
         -- Returned here, because joining afterwards takes quadratic time.
-        returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage,
+        returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage, o.is_retry,
             d.stage_status -> p_stage.name -> 'metadata' as metadata,
-            d.stage_status @? '$.*.status ? (@ == "failed")' as has_failed
+            d.stage_status @? '$.* ? (@.status == "failed")' as has_failed
     )
     -- One to_jsonb of rows, for the reason given in documents_json.
     select to_jsonb(array(
@@ -3314,14 +3310,14 @@ begin
                 select w.document_id, w.filename, p_stage.name as stage_name, w.attempt, p_stage.max_attempts,
                     p_claim_id as claim_id, round(p_lease_seconds * 1000) as lease_ms, w.metadata
                 from written w order by w.available_at, w.id) given)) as answer,
-        array_agg(w.document_id) as documents,
+        coalesce(array_agg(w.document_id) filter (where w.has_failed), '{}') as has_failed,
         coalesce(array_agg(w.document_id) filter (where not w.has_failed), '{}') as processing,
-        array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried,
-        array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
+        array_agg(w.document_id) filter (where w.is_retry) as retried,
+        array_agg(w.stage) filter (where w.is_retry) as failed
     into v_all
     from written w;
     perform set_config('krai_core.writer', '', true);
-    perform krai_private.follow_legacy_columns(v_all.documents, v_all.processing) where v_all.documents is not null;
+    perform krai_private.follow_legacy_columns(v_all.has_failed, v_all.processing);
     perform krai_private.archive_failed_runs(p_stage.name, v_all.retried, v_all.failed) where v_all.retried is not null;
     return v_all.answer;
 end;
@@ -3466,7 +3462,7 @@ declare
     v_answer jsonb;
 begin
     -- A repeat is a sign of life: the leases count from now, as the answer says.
-    with mine as materialized (
+    with mine as (
         select r.id from krai_core.stage_runs r
         where r.stage_name = any (v_stages) and r.claim_id = p_claim_id and r.status = 'running'
         order by r.id
@@ -3614,7 +3610,8 @@ $$;
 comment on function krai_private.checked_runs(text, jsonb) is
 'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
 
--- Planned by index, whatever the statistics say; for `= any (array[...])` see 22_queue_claim.
+-- `= any (array[...])` is an equality that the planner cannot reverse. With a plain one it would start from a table
+-- that was nearly empty when last analysed, and read all of it.
 create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -3630,7 +3627,7 @@ begin
     if current_setting('request.path', true) = '/rpc/heartbeat' then
         perform set_config('synchronous_commit', 'off', true);
     end if;
-    with asked as materialized (
+    with asked as (
         select * from krai_private.checked_runs('heartbeat', p_runs)
     ),
     free as (
@@ -3781,7 +3778,7 @@ set jit = off
 as $$
 begin
     return query
-    with asked as materialized (
+    with asked as (
         select a.place, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress,
             coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
             case when a.outcome = 'failed' and a.retry
@@ -3794,7 +3791,7 @@ begin
         -- Open and with a claim id means running. Given the status, the planner might read every running run.
         cross join lateral (
             select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
-            where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
+            where h.document_id = a.document_id and h.open_stage = a.stage_name and h.claim_id = a.claim_id
             offset 0) r
         -- Where the stage is found, stage_status is an object.
         cross join lateral (
@@ -3804,8 +3801,9 @@ begin
           and (a.progress between 0 and 100 or a.progress is null)
           -- Progress that goes down is left to the single call, which notes on the run how far it had come.
           and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
-          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
-              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
+          and d.stage ->> 'status' = 'processing' and jsonb_typeof(d.stage -> 'metadata') = 'object'
+          and jsonb_typeof(d.stage -> 'started_at') = 'string' and jsonb_typeof(d.stage -> 'progress') = 'number'
+          and d.stage -> 'progress' between '0' and '100'
     )
     select a.* from asked a
     where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1));
@@ -3835,10 +3833,11 @@ declare
     v_completed jsonb := krai_private.closed_stage(
             '{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
+    v_may_be_ready text[];
     v_all record;
 begin
     perform set_config('krai_core.writer', 'tracker', true);
-    with batch as materialized (
+    with batch as (
         select b.*, greatest(extract(epoch from v_now - b.started_at), 0) as seconds
         from krai_private.batch_outcomes(p_outcomes, v_now) b
     ),
@@ -3855,10 +3854,10 @@ begin
                 bool_or(b.outcome <> 'progress') as has_ended
             from batch b group by b.document_id
         ) patch
-        where d.id = any (array[patch.document_id])
+        where d.id = patch.document_id
         returning patch.document_id, patch.has_ended,
             d.stage_status -> v_last ->> 'status' in ('pending', 'processing')
-                and not d.stage_status @? '$.*.status ? (@ == "failed")' as is_processing
+                and not d.stage_status @? '$.* ? (@.status == "failed")' as is_processing
     ),
     closed as (
         update krai_core.stage_runs r
@@ -3868,22 +3867,24 @@ begin
             error_fingerprint = case when b.outcome = 'failed' then
                 krai_private.error_fingerprint(krai_private.full_error(b.error)) end
         from batch b
-        where r.id = any (array[b.run_id]) and b.outcome <> 'progress'
+        where r.id = b.run_id and b.outcome <> 'progress'
     ),
     renewed as (
         update krai_core.stage_runs r
         set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => b.lease_seconds::double precision)
         from batch b
-        where r.id = any (array[b.run_id]) and b.outcome = 'progress'
+        where r.id = b.run_id and b.outcome = 'progress'
     )
     select array_agg(b.place) as done,
-        (select array_agg(w.document_id) from written w where w.has_ended) as ended,
-        (select array_agg(w.document_id) from written w where w.has_ended and w.is_processing) as processing,
+        array(select w.document_id from written w where w.has_ended and w.is_processing is not true) as ended,
+        array(select w.document_id from written w where w.has_ended and w.is_processing) as processing,
         jsonb_object_agg(b.place, krai_private.iso_time(b.retry_at)) filter (where b.retry_at is not null) as retries,
         array_agg(b.document_id)
             filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
-        array_agg(distinct b.stage_name) filter (where b.outcome in ('completed', 'skipped')) as finished,
-        array_agg(distinct b.stage_name) filter (where b.retry_at is not null) as failed,
+        (select array_agg(f.stage_name) from (
+            select b.stage_name from batch b where b.outcome in ('completed', 'skipped') group by 1) f) as finished,
+        (select array_agg(f.stage_name) from (
+            select b.stage_name from batch b where b.retry_at is not null group by 1) f) as failed,
         array_agg(b.stage_name) filter (where b.outcome <> 'progress') as stages,
         array_agg(b.outcome) filter (where b.outcome <> 'progress') as outcomes,
         array_agg(round(b.seconds * 1e6)::bigint) filter (where b.outcome <> 'progress') as us
@@ -3891,11 +3892,9 @@ begin
     from batch b;
     perform set_config('krai_core.writer', '', true);
     perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
-    perform krai_private.derive_ready_runs(v_all.touched,
-        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true)
-    where v_all.touched is not null;
-    perform krai_private.follow_legacy_columns(v_all.ended, coalesce(v_all.processing, '{}'))
-    where v_all.ended is not null;
+    v_may_be_ready := array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed;
+    perform krai_private.derive_ready_runs(v_all.touched, v_may_be_ready, true) where v_may_be_ready <> '{}';
+    perform krai_private.follow_legacy_columns(v_all.ended, v_all.processing);
     o_done := v_all.done;
     o_retries := v_all.retries;
 end;
@@ -3930,7 +3929,7 @@ begin
                 else p_outcome -> 'metadata' end,
             v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
         select r.retry_at into v_retry_at from krai_core.stage_runs r
-        where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
+        where r.document_id = v_document_id and r.stage_name = v_stage_name and r.claim_id = v_claim_id;
     end if;
     if not v_done then
         return jsonb_build_object('ok', false, 'error', 'conflict',
@@ -3957,10 +3956,27 @@ set search_path = ''
 as $$
 declare
     v_place bigint;
+    v_outcome text;
     v_told text;
+    v_ids uuid[];
+    v_are_whole boolean;
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
-        select o.n, o.outcome::text into v_place, v_told
+        begin
+            -- Read once: looking at each outcome first takes as long again.
+            select coalesce(array_agg(a.document_id), '{}'),
+                coalesce(bool_and(num_nulls(a.document_id, a.stage_name, a.claim_id) = 0
+                    and coalesce(a.outcome, '') in ('completed', 'failed', 'skipped', 'progress')), true)
+            into v_ids, v_are_whole
+            from jsonb_to_recordset(p_outcomes)
+                as a (document_id uuid, stage_name text, claim_id uuid, outcome text, retry boolean, progress numeric);
+            if v_are_whole then
+                return v_ids;
+            end if;
+        exception when data_exception then
+            v_told := sqlerrm;
+        end;
+        select o.n, o.outcome::text into v_place, v_outcome
         from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
         where jsonb_typeof(o.outcome) <> 'object'
            or o.outcome ->> 'stage_name' is null
@@ -3968,21 +3984,11 @@ begin
            or o.outcome ->> 'document_id' is null
            or coalesce(o.outcome ->> 'outcome', '') not in ('completed', 'failed', 'skipped', 'progress')
         limit 1;
-        if not found then
-            begin
-                return array(
-                    select a.document_id
-                    from jsonb_to_recordset(p_outcomes)
-                        as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
-                    where a.claim_id is not null);
-            exception when data_exception then
-                v_told := sqlerrm;
-            end;
-        end if;
     end if;
     perform krai_private.raise_error('invalid_outcomes',
         case when jsonb_typeof(p_outcomes) is distinct from 'array' then 'outcomes are not a JSON array'
-             else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''), left(v_told, 200)) end,
+             else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''),
+                 left(coalesce(v_outcome, v_told), 200)) end,
         jsonb_build_object('place', v_place),
         'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", '
         '"outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');
@@ -4932,8 +4938,8 @@ begin
             as c (run_id, document_id, since, is_newest, n)
         left join lateral (
             select krai_private.stage_state(d.stage_status -> p_pending) as state,
-                d.stage_status @? '$.*.status ? (@ == "failed")' as any_failed
-            from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
+                d.stage_status @? '$.* ? (@.status == "failed")' as any_failed
+            from krai_core.documents d where p_pending is not null and d.id = c.document_id) d on true
         where c.is_newest
           and (p_pending is null or d.state = 'pending')
           and (p_error is null or (
@@ -5007,9 +5013,9 @@ begin
                                 else r.finished_at end) as since
                     ) shown) end as run
             from unnest(p_runs) with ordinality as asked (run, place)
-            join krai_core.stage_runs r on r.id = any (array[asked.run])
-            join krai_private.unpacked_documents v on v.id = any (array[r.document_id])
-            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
+            join krai_core.stage_runs r on r.id = asked.run
+            join krai_private.unpacked_documents v on v.id = r.document_id
+            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage) x
             order by asked.place
         ) listed) as documents) answer);
 end;
@@ -5349,7 +5355,7 @@ declare
     v_day timestamptz := v_recent - interval '23 hours';
 begin
     return query
-    with parts as materialized (
+    with parts as (
         -- Reads the deltas once for everything. Counts as floating point: see histograms.
         select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing,
             sum(k.completed) as completed, sum(k.failed) as failed, sum(k.skipped) as skipped, sum(k.timed) as timed,
@@ -5378,7 +5384,7 @@ begin
         ) k
         group by k.stage_name, k.bucket
     ),
-    sums as materialized (
+    sums as (
         select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing,
             sum(p.completed) as completed, sum(p.failed) as failed, sum(p.skipped) as skipped, sum(p.timed) as timed,
             sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
@@ -5388,7 +5394,7 @@ begin
         from (select p.*, sum(p.timed) over (partition by p.stage_name order by p.bucket) as upto from parts p) p
         group by p.stage_name
     ),
-    busy as materialized (
+    busy as (
         select x.stage_name, count(*) as workers
         from (
             select r.stage_name from krai_core.stage_runs r
@@ -5634,7 +5640,7 @@ begin
           where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
     -- One to_jsonb of rows: see documents_json.
     return (
-        with stuck as materialized (
+        with stuck as (
             select * from krai_private.running_stages(null, true)
         )
         select to_jsonb(answer) from (select
@@ -5722,17 +5728,17 @@ begin
         perform krai_private.check_stage(p_stage_name);
     end if;
     return (
-        with kinds as materialized (
+        with kinds as (
             select * from krai_private.failure_kinds(p_stage_name, coalesce(p_since, '-infinity'))
         ),
-        groups as materialized (
+        groups as (
             select k.*, r.stage_name, r.error_fingerprint, r.document_id, r.attempt, r.error,
                 -- The pattern of a kind of error is computed from one of its errors.
                 row_number() over (partition by r.error_fingerprint) = 1 as is_for_kind
             from (select * from kinds k order by k.count desc, k.last_at desc limit p_limit) k
             join krai_core.stage_runs r on r.id = any (array[k.sample_id])
         ),
-        folded as materialized (
+        folded as (
             select g.error_fingerprint, krai_private.error_pattern(g.error) as error from groups g where g.is_for_kind
         )
         -- One to_jsonb of rows: see documents_json.
@@ -5799,7 +5805,7 @@ begin
         return '{"documents": [], "next": null}'::jsonb;
     end if;
     -- The rest of the priority level that the last page ended in, then the levels below: each is a range of the index.
-    with page as materialized (
+    with page as (
         (select r.id, r.document_id, r.priority, r.available_at from krai_core.stage_runs r
          where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_priority
            and (r.available_at, r.id) > (v_available_at, v_id) and r.available_at <= v_now
@@ -5814,7 +5820,7 @@ begin
     -- One to_jsonb of nested rows: see documents_json.
     select to_jsonb(answer) into v_answer
     from (select array(
-            select d from page p join krai_core.documents d on d.id = any (array[p.document_id])
+            select d from page p join krai_core.documents d on d.id = p.document_id
             order by p.priority desc, p.available_at, p.id) as documents, (
             select case when count(*) over () = p_limit then
                 format('%s %s %s', p.priority, krai_private.iso_time(p.available_at), p.id) end
@@ -5869,21 +5875,21 @@ declare
           and krai_private.stage_state(d.stage_status -> s.name) not in ('completed', 'skipped'));
 begin
     return query
-    with histograms as materialized (select * from krai_private.histograms(v_open)),
-    waits as materialized (
+    with histograms as (select * from krai_private.histograms(v_open)),
+    waits as (
         select x.stage_name, sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000 as seconds
         from (
             select f.stage_name, f.waited, f.wait_us
             from unnest(v_open) as known (name)
             cross join lateral (
                 select * from krai_core.stage_flow f
-                where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
+                where f.stage_name = known.name and f.hour >= v_now - interval '1 day') f
             union all
             select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d
             where d.waited > 0 and d.hour >= v_now - interval '1 day' and d.stage_name = any (v_open)
         ) x
         group by x.stage_name),
-    running as materialized (select * from krai_private.running_stages(p_document_id))
+    running as (select * from krai_private.running_stages(p_document_id))
     select s.name, s.position, s.waits_for, x.state, s.paused, x.state = 'failed' and ready.available_at is null,
         case
             when x.state in ('completed', 'skipped') then 0
@@ -5900,12 +5906,11 @@ begin
             else 'durations' end
     from krai_core.stages s
     join krai_core.documents d on d.id = p_document_id
-    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state offset 0) x
+    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state) x
     left join histograms h on h.stage_name = s.name and h.timed >= 5
     cross join lateral (
         select krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50,
-            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90
-        offset 0) q
+            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90) q
     left join running u on u.stage_name = s.name
     left join krai_core.stage_runs ready
         on ready.document_id = d.id and ready.open_stage = s.name and ready.status = 'ready'
@@ -5914,7 +5919,7 @@ begin
     cross join lateral (
         select greatest(
             coalesce(k.seconds, 0) - greatest(coalesce(extract(epoch from v_now - ready.available_at), 0), 0),
-            extract(epoch from ready.available_at - v_now), 0) as before offset 0) w
+            extract(epoch from ready.available_at - v_now), 0) as before) w
     where s.enabled;
 end;
 $$;
@@ -6041,7 +6046,7 @@ set jit = off
 as $$
 begin
     return query
-    with sums as materialized (
+    with sums as (
         select k.stage_name, sum(k.documents)::numeric as documents, sum(k.processing)::numeric as processing,
             sum(k.rest)::numeric as rest, sum(k.timed)::numeric as timed,
             (sum(k.seconds) / nullif(sum(k.timed), 0))::numeric as mean,
@@ -6288,7 +6293,7 @@ begin
         ) k
         -- Every write to the row, one to its stages included, makes a new version of it.
         left join lateral (
-            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id offset 0
+            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id
         ) d on true
         where k.version is null or d.version is distinct from k.version), '{}');
 end;
@@ -6537,7 +6542,7 @@ declare
     v_pruned integer;
 begin
     perform krai_private.checked_limit(p_limit, 100000);
-    with old as materialized (
+    with old as (
         select r.id from krai_core.stage_runs r
         where r.finished_at is not null and not r.is_current and r.finished_at < v_before
           and not (p_keep_failures is not false and r.status in ('failed', 'lost'))
@@ -6554,7 +6559,7 @@ begin
         limit p_limit
         for update skip locked
     )
-    delete from krai_core.stage_runs r using old where r.id = any (array[old.id]);
+    delete from krai_core.stage_runs r using old where r.id = old.id;
     get diagnostics v_pruned = row_count;
     return jsonb_build_object('pruned', v_pruned, 'more', v_pruned = p_limit);
 end;

@@ -33,13 +33,12 @@ begin
                 update krai_core.documents d
                 set processing_status = 'processing'
                 where d.id = any (p_processing) and d.processing_status is distinct from 'processing';
-                p_document_ids := array(select unnest(p_document_ids) except select unnest(p_processing));
             end if;
             if p_document_ids <> '{}' then
                 update krai_core.documents d
                 set processing_status = v.document_status
                 from krai_core.vw_documents_by_stage v
-                where v.id = any (p_document_ids) and d.id = any (array[v.id])
+                where v.id = any (p_document_ids) and d.id = v.id
                   and d.processing_status is distinct from v.document_status;
             end if;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
@@ -72,7 +71,7 @@ begin
             update krai_core.documents d
             set processing_stage = v.current_stage
             from krai_core.vw_documents_by_stage v
-            where v.id = any (p_document_ids) and d.id = any (array[v.id])
+            where v.id = any (p_document_ids) and d.id = v.id
               and d.processing_stage is distinct from v.current_stage;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
             raise warning 'krai_core.documents.processing_stage was left unchanged: %', sqlerrm;
@@ -103,11 +102,11 @@ begin
     -- Written as progress is: no stage changes its status, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
     perform krai_private.follow_processing_status(p_document_ids, p_processing);
-    perform krai_private.follow_processing_stage(p_document_ids);
+    perform krai_private.follow_processing_stage(p_document_ids || p_processing);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
 comment on function krai_private.follow_legacy_columns(uuid[], uuid[]) is
 'Makes processing_status and processing_stage of documents match their stages.
-p_processing: those of them that the caller knows to be processing: a stage is at work or to come, and none has failed.
+p_processing: further ones, which the caller knows to be processing: a stage is at work or to come, and none has failed.
 Security definer, because service_role may have no right to write these columns.';

@@ -19,8 +19,6 @@
 --     server wipes out never happened: the runs are ready, and calls with its claim id are refused.
 -- Lock order: documents and stage_runs together, skipping locked rows.
 
--- `= any (array[...])` is an equality that the planner cannot reverse. With a plain one it would start from a table
--- that was nearly empty when last analysed, and read all of it.
 create or replace function krai_private.lock_ready_runs(
     p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer,
     out o_runs bigint[], out o_documents uuid[], out o_stages jsonb[])
@@ -35,10 +33,10 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
-    with picked as materialized (
+    with picked as (
         select r.id as run_id, r.document_id, w.stage
         from krai_core.stage_runs r
-        join krai_core.documents d on d.id = any (array[r.document_id])
+        join krai_core.documents d on d.id = r.document_id
         -- Detoasted once per document.
         cross join lateral (
             select u.whole, u.whole -> p_stage.name as stage
@@ -97,12 +95,12 @@ begin
             started_at = p_now, heartbeat_at = p_now, lease_seconds = p_lease_seconds,
             lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
         from picked p
-        where r.id = any (array[p.run_id])
-        returning r.id, r.document_id, r.available_at, r.attempt, p.stage
+        where r.id = p.run_id
+        returning r.id, r.document_id, r.available_at, r.attempt, p.stage, p.stage ->> 'status' = 'failed' as is_retry
     ),
     counted as (
         insert into krai_core.stage_deltas (stage_name, processing, failed, started, retried, waited, wait_us)
-        select p_stage.name, count(*), - count(*) filter (where o.stage ->> 'status' = 'failed'), count(*),
+        select p_stage.name, count(*), - count(*) filter (where o.is_retry), count(*),
             count(*) filter (where o.attempt > 1), count(*),
             sum(round(extract(epoch from p_now - o.available_at) * 1e6))
         from opened o having count(*) > 0
@@ -118,11 +116,11 @@ begin
                     then o.stage || v_started
                 else krai_private.started_stage(krai_private.repaired_stage(o.stage), p_now) end)
         from opened o
-        where d.id = any (array[o.document_id])
+        where d.id = o.document_id
         -- Returned here, because joining afterwards takes quadratic time.
-        returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage,
+        returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage, o.is_retry,
             d.stage_status -> p_stage.name -> 'metadata' as metadata,
-            d.stage_status @? '$.*.status ? (@ == "failed")' as has_failed
+            d.stage_status @? '$.* ? (@.status == "failed")' as has_failed
     )
     -- One to_jsonb of rows, for the reason given in documents_json.
     select to_jsonb(array(
@@ -130,14 +128,14 @@ begin
                 select w.document_id, w.filename, p_stage.name as stage_name, w.attempt, p_stage.max_attempts,
                     p_claim_id as claim_id, round(p_lease_seconds * 1000) as lease_ms, w.metadata
                 from written w order by w.available_at, w.id) given)) as answer,
-        array_agg(w.document_id) as documents,
+        coalesce(array_agg(w.document_id) filter (where w.has_failed), '{}') as has_failed,
         coalesce(array_agg(w.document_id) filter (where not w.has_failed), '{}') as processing,
-        array_agg(w.document_id) filter (where w.stage ->> 'status' = 'failed') as retried,
-        array_agg(w.stage) filter (where w.stage ->> 'status' = 'failed') as failed
+        array_agg(w.document_id) filter (where w.is_retry) as retried,
+        array_agg(w.stage) filter (where w.is_retry) as failed
     into v_all
     from written w;
     perform set_config('krai_core.writer', '', true);
-    perform krai_private.follow_legacy_columns(v_all.documents, v_all.processing) where v_all.documents is not null;
+    perform krai_private.follow_legacy_columns(v_all.has_failed, v_all.processing);
     perform krai_private.archive_failed_runs(p_stage.name, v_all.retried, v_all.failed) where v_all.retried is not null;
     return v_all.answer;
 end;
@@ -282,7 +280,7 @@ declare
     v_answer jsonb;
 begin
     -- A repeat is a sign of life: the leases count from now, as the answer says.
-    with mine as materialized (
+    with mine as (
         select r.id from krai_core.stage_runs r
         where r.stage_name = any (v_stages) and r.claim_id = p_claim_id and r.status = 'running'
         order by r.id

@@ -57,7 +57,7 @@ set jit = off
 as $$
 begin
     return query
-    with asked as materialized (
+    with asked as (
         select a.place, a.document_id, a.stage_name, a.outcome, a.error, a.reason, a.progress,
             coalesce(nullif(a.metadata, 'null'), '{}') as metadata,
             case when a.outcome = 'failed' and a.retry
@@ -70,7 +70,7 @@ begin
         -- Open and with a claim id means running. Given the status, the planner might read every running run.
         cross join lateral (
             select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
-            where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
+            where h.document_id = a.document_id and h.open_stage = a.stage_name and h.claim_id = a.claim_id
             offset 0) r
         -- Where the stage is found, stage_status is an object.
         cross join lateral (
@@ -80,8 +80,9 @@ begin
           and (a.progress between 0 and 100 or a.progress is null)
           -- Progress that goes down is left to the single call, which notes on the run how far it had come.
           and (a.outcome <> 'progress' or to_jsonb(a.progress) >= d.stage -> 'progress') is not false
-          and d.stage @@ '$.status == "processing" && $.metadata.type() == "object" && $.started_at.type() == "string"
-              && $.progress.type() == "number" && $.progress >= 0 && $.progress <= 100'
+          and d.stage ->> 'status' = 'processing' and jsonb_typeof(d.stage -> 'metadata') = 'object'
+          and jsonb_typeof(d.stage -> 'started_at') = 'string' and jsonb_typeof(d.stage -> 'progress') = 'number'
+          and d.stage -> 'progress' between '0' and '100'
     )
     select a.* from asked a
     where a.run_id <> all (array(select twin.run_id from asked twin group by twin.run_id having count(*) > 1));
@@ -111,10 +112,11 @@ declare
     v_completed jsonb := krai_private.closed_stage(
             '{"metadata": {}}'::jsonb, 'completed', null, '{}'::jsonb, null, v_now)
         - array['started_at', 'duration_seconds', 'metadata'];
+    v_may_be_ready text[];
     v_all record;
 begin
     perform set_config('krai_core.writer', 'tracker', true);
-    with batch as materialized (
+    with batch as (
         select b.*, greatest(extract(epoch from v_now - b.started_at), 0) as seconds
         from krai_private.batch_outcomes(p_outcomes, v_now) b
     ),
@@ -131,10 +133,10 @@ begin
                 bool_or(b.outcome <> 'progress') as has_ended
             from batch b group by b.document_id
         ) patch
-        where d.id = any (array[patch.document_id])
+        where d.id = patch.document_id
         returning patch.document_id, patch.has_ended,
             d.stage_status -> v_last ->> 'status' in ('pending', 'processing')
-                and not d.stage_status @? '$.*.status ? (@ == "failed")' as is_processing
+                and not d.stage_status @? '$.* ? (@.status == "failed")' as is_processing
     ),
     closed as (
         update krai_core.stage_runs r
@@ -144,22 +146,24 @@ begin
             error_fingerprint = case when b.outcome = 'failed' then
                 krai_private.error_fingerprint(krai_private.full_error(b.error)) end
         from batch b
-        where r.id = any (array[b.run_id]) and b.outcome <> 'progress'
+        where r.id = b.run_id and b.outcome <> 'progress'
     ),
     renewed as (
         update krai_core.stage_runs r
         set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => b.lease_seconds::double precision)
         from batch b
-        where r.id = any (array[b.run_id]) and b.outcome = 'progress'
+        where r.id = b.run_id and b.outcome = 'progress'
     )
     select array_agg(b.place) as done,
-        (select array_agg(w.document_id) from written w where w.has_ended) as ended,
-        (select array_agg(w.document_id) from written w where w.has_ended and w.is_processing) as processing,
+        array(select w.document_id from written w where w.has_ended and w.is_processing is not true) as ended,
+        array(select w.document_id from written w where w.has_ended and w.is_processing) as processing,
         jsonb_object_agg(b.place, krai_private.iso_time(b.retry_at)) filter (where b.retry_at is not null) as retries,
         array_agg(b.document_id)
             filter (where b.outcome in ('completed', 'skipped') or b.retry_at is not null) as touched,
-        array_agg(distinct b.stage_name) filter (where b.outcome in ('completed', 'skipped')) as finished,
-        array_agg(distinct b.stage_name) filter (where b.retry_at is not null) as failed,
+        (select array_agg(f.stage_name) from (
+            select b.stage_name from batch b where b.outcome in ('completed', 'skipped') group by 1) f) as finished,
+        (select array_agg(f.stage_name) from (
+            select b.stage_name from batch b where b.retry_at is not null group by 1) f) as failed,
         array_agg(b.stage_name) filter (where b.outcome <> 'progress') as stages,
         array_agg(b.outcome) filter (where b.outcome <> 'progress') as outcomes,
         array_agg(round(b.seconds * 1e6)::bigint) filter (where b.outcome <> 'progress') as us
@@ -167,11 +171,9 @@ begin
     from batch b;
     perform set_config('krai_core.writer', '', true);
     perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
-    perform krai_private.derive_ready_runs(v_all.touched,
-        array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed, true)
-    where v_all.touched is not null;
-    perform krai_private.follow_legacy_columns(v_all.ended, coalesce(v_all.processing, '{}'))
-    where v_all.ended is not null;
+    v_may_be_ready := array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed;
+    perform krai_private.derive_ready_runs(v_all.touched, v_may_be_ready, true) where v_may_be_ready <> '{}';
+    perform krai_private.follow_legacy_columns(v_all.ended, v_all.processing);
     o_done := v_all.done;
     o_retries := v_all.retries;
 end;
@@ -206,7 +208,7 @@ begin
                 else p_outcome -> 'metadata' end,
             v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
         select r.retry_at into v_retry_at from krai_core.stage_runs r
-        where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
+        where r.document_id = v_document_id and r.stage_name = v_stage_name and r.claim_id = v_claim_id;
     end if;
     if not v_done then
         return jsonb_build_object('ok', false, 'error', 'conflict',
@@ -233,10 +235,27 @@ set search_path = ''
 as $$
 declare
     v_place bigint;
+    v_outcome text;
     v_told text;
+    v_ids uuid[];
+    v_are_whole boolean;
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
-        select o.n, o.outcome::text into v_place, v_told
+        begin
+            -- Read once: looking at each outcome first takes as long again.
+            select coalesce(array_agg(a.document_id), '{}'),
+                coalesce(bool_and(num_nulls(a.document_id, a.stage_name, a.claim_id) = 0
+                    and coalesce(a.outcome, '') in ('completed', 'failed', 'skipped', 'progress')), true)
+            into v_ids, v_are_whole
+            from jsonb_to_recordset(p_outcomes)
+                as a (document_id uuid, stage_name text, claim_id uuid, outcome text, retry boolean, progress numeric);
+            if v_are_whole then
+                return v_ids;
+            end if;
+        exception when data_exception then
+            v_told := sqlerrm;
+        end;
+        select o.n, o.outcome::text into v_place, v_outcome
         from jsonb_array_elements(p_outcomes) with ordinality o (outcome, n)
         where jsonb_typeof(o.outcome) <> 'object'
            or o.outcome ->> 'stage_name' is null
@@ -244,21 +263,11 @@ begin
            or o.outcome ->> 'document_id' is null
            or coalesce(o.outcome ->> 'outcome', '') not in ('completed', 'failed', 'skipped', 'progress')
         limit 1;
-        if not found then
-            begin
-                return array(
-                    select a.document_id
-                    from jsonb_to_recordset(p_outcomes)
-                        as a (document_id uuid, claim_id uuid, retry boolean, progress numeric)
-                    where a.claim_id is not null);
-            exception when data_exception then
-                v_told := sqlerrm;
-            end;
-        end if;
     end if;
     perform krai_private.raise_error('invalid_outcomes',
         case when jsonb_typeof(p_outcomes) is distinct from 'array' then 'outcomes are not a JSON array'
-             else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''), left(v_told, 200)) end,
+             else format('outcome %s cannot be read: %s', coalesce(v_place::text, ''),
+                 left(coalesce(v_outcome, v_told), 200)) end,
         jsonb_build_object('place', v_place),
         'Pass [{"document_id": "<uuid>", "stage_name": "<stage>", "claim_id": "<uuid>", '
         '"outcome": "completed", "failed", "skipped" or "progress", ...}, ...].');

@@ -266,8 +266,8 @@ begin
             as c (run_id, document_id, since, is_newest, n)
         left join lateral (
             select krai_private.stage_state(d.stage_status -> p_pending) as state,
-                d.stage_status @? '$.*.status ? (@ == "failed")' as any_failed
-            from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
+                d.stage_status @? '$.* ? (@.status == "failed")' as any_failed
+            from krai_core.documents d where p_pending is not null and d.id = c.document_id) d on true
         where c.is_newest
           and (p_pending is null or d.state = 'pending')
           and (p_error is null or (
@@ -341,9 +341,9 @@ begin
                                 else r.finished_at end) as since
                     ) shown) end as run
             from unnest(p_runs) with ordinality as asked (run, place)
-            join krai_core.stage_runs r on r.id = any (array[asked.run])
-            join krai_private.unpacked_documents v on v.id = any (array[r.document_id])
-            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
+            join krai_core.stage_runs r on r.id = asked.run
+            join krai_private.unpacked_documents v on v.id = r.document_id
+            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage) x
             order by asked.place
         ) listed) as documents) answer);
 end;

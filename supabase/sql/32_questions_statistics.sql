@@ -227,7 +227,7 @@ declare
     v_day timestamptz := v_recent - interval '23 hours';
 begin
     return query
-    with parts as materialized (
+    with parts as (
         -- Reads the deltas once for everything. Counts as floating point: see histograms.
         select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing,
             sum(k.completed) as completed, sum(k.failed) as failed, sum(k.skipped) as skipped, sum(k.timed) as timed,
@@ -256,7 +256,7 @@ begin
         ) k
         group by k.stage_name, k.bucket
     ),
-    sums as materialized (
+    sums as (
         select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing,
             sum(p.completed) as completed, sum(p.failed) as failed, sum(p.skipped) as skipped, sum(p.timed) as timed,
             sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
@@ -266,7 +266,7 @@ begin
         from (select p.*, sum(p.timed) over (partition by p.stage_name order by p.bucket) as upto from parts p) p
         group by p.stage_name
     ),
-    busy as materialized (
+    busy as (
         select x.stage_name, count(*) as workers
         from (
             select r.stage_name from krai_core.stage_runs r

@@ -186,7 +186,7 @@ begin
           where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
     -- One to_jsonb of rows: see documents_json.
     return (
-        with stuck as materialized (
+        with stuck as (
             select * from krai_private.running_stages(null, true)
         )
         select to_jsonb(answer) from (select
@@ -274,17 +274,17 @@ begin
         perform krai_private.check_stage(p_stage_name);
     end if;
     return (
-        with kinds as materialized (
+        with kinds as (
             select * from krai_private.failure_kinds(p_stage_name, coalesce(p_since, '-infinity'))
         ),
-        groups as materialized (
+        groups as (
             select k.*, r.stage_name, r.error_fingerprint, r.document_id, r.attempt, r.error,
                 -- The pattern of a kind of error is computed from one of its errors.
                 row_number() over (partition by r.error_fingerprint) = 1 as is_for_kind
             from (select * from kinds k order by k.count desc, k.last_at desc limit p_limit) k
             join krai_core.stage_runs r on r.id = any (array[k.sample_id])
         ),
-        folded as materialized (
+        folded as (
             select g.error_fingerprint, krai_private.error_pattern(g.error) as error from groups g where g.is_for_kind
         )
         -- One to_jsonb of rows: see documents_json.
@@ -351,7 +351,7 @@ begin
         return '{"documents": [], "next": null}'::jsonb;
     end if;
     -- The rest of the priority level that the last page ended in, then the levels below: each is a range of the index.
-    with page as materialized (
+    with page as (
         (select r.id, r.document_id, r.priority, r.available_at from krai_core.stage_runs r
          where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_priority
            and (r.available_at, r.id) > (v_available_at, v_id) and r.available_at <= v_now
@@ -366,7 +366,7 @@ begin
     -- One to_jsonb of nested rows: see documents_json.
     select to_jsonb(answer) into v_answer
     from (select array(
-            select d from page p join krai_core.documents d on d.id = any (array[p.document_id])
+            select d from page p join krai_core.documents d on d.id = p.document_id
             order by p.priority desc, p.available_at, p.id) as documents, (
             select case when count(*) over () = p_limit then
                 format('%s %s %s', p.priority, krai_private.iso_time(p.available_at), p.id) end

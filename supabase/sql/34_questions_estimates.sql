@@ -38,21 +38,21 @@ declare
           and krai_private.stage_state(d.stage_status -> s.name) not in ('completed', 'skipped'));
 begin
     return query
-    with histograms as materialized (select * from krai_private.histograms(v_open)),
-    waits as materialized (
+    with histograms as (select * from krai_private.histograms(v_open)),
+    waits as (
         select x.stage_name, sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000 as seconds
         from (
             select f.stage_name, f.waited, f.wait_us
             from unnest(v_open) as known (name)
             cross join lateral (
                 select * from krai_core.stage_flow f
-                where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
+                where f.stage_name = known.name and f.hour >= v_now - interval '1 day') f
             union all
             select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d
             where d.waited > 0 and d.hour >= v_now - interval '1 day' and d.stage_name = any (v_open)
         ) x
         group by x.stage_name),
-    running as materialized (select * from krai_private.running_stages(p_document_id))
+    running as (select * from krai_private.running_stages(p_document_id))
     select s.name, s.position, s.waits_for, x.state, s.paused, x.state = 'failed' and ready.available_at is null,
         case
             when x.state in ('completed', 'skipped') then 0
@@ -69,12 +69,11 @@ begin
             else 'durations' end
     from krai_core.stages s
     join krai_core.documents d on d.id = p_document_id
-    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state offset 0) x
+    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state) x
     left join histograms h on h.stage_name = s.name and h.timed >= 5
     cross join lateral (
         select krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50,
-            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90
-        offset 0) q
+            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90) q
     left join running u on u.stage_name = s.name
     left join krai_core.stage_runs ready
         on ready.document_id = d.id and ready.open_stage = s.name and ready.status = 'ready'
@@ -83,7 +82,7 @@ begin
     cross join lateral (
         select greatest(
             coalesce(k.seconds, 0) - greatest(coalesce(extract(epoch from v_now - ready.available_at), 0), 0),
-            extract(epoch from ready.available_at - v_now), 0) as before offset 0) w
+            extract(epoch from ready.available_at - v_now), 0) as before) w
     where s.enabled;
 end;
 $$;
@@ -210,7 +209,7 @@ set jit = off
 as $$
 begin
     return query
-    with sums as materialized (
+    with sums as (
         select k.stage_name, sum(k.documents)::numeric as documents, sum(k.processing)::numeric as processing,
             sum(k.rest)::numeric as rest, sum(k.timed)::numeric as timed,
             (sum(k.seconds) / nullif(sum(k.timed), 0))::numeric as mean,

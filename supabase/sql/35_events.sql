@@ -118,7 +118,7 @@ begin
         ) k
         -- Every write to the row, one to its stages included, makes a new version of it.
         left join lateral (
-            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id offset 0
+            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id
         ) d on true
         where k.version is null or d.version is distinct from k.version), '{}');
 end;

@@ -230,7 +230,7 @@ declare
     v_pruned integer;
 begin
     perform krai_private.checked_limit(p_limit, 100000);
-    with old as materialized (
+    with old as (
         select r.id from krai_core.stage_runs r
         where r.finished_at is not null and not r.is_current and r.finished_at < v_before
           and not (p_keep_failures is not false and r.status in ('failed', 'lost'))
@@ -247,7 +247,7 @@ begin
         limit p_limit
         for update skip locked
     )
-    delete from krai_core.stage_runs r using old where r.id = any (array[old.id]);
+    delete from krai_core.stage_runs r using old where r.id = old.id;
     get diagnostics v_pruned = row_count;
     return jsonb_build_object('pruned', v_pruned, 'more', v_pruned = p_limit);
 end;
