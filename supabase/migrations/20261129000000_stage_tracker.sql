@@ -3331,13 +3331,6 @@ create or replace function krai_private.claim_ready(
 returns jsonb
 language plpgsql volatile
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -4826,8 +4819,6 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
@@ -4916,8 +4907,6 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
@@ -5145,13 +5134,6 @@ create or replace function krai_private.histograms(p_stages text[] default null)
 returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 begin
     return query
@@ -5286,13 +5268,6 @@ The empty stage name counts the documents that were inserted.';
 create or replace function krai_private.oldest_ready(p_stage_name text) returns timestamptz
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 declare
     v_level bigint;
@@ -5716,8 +5691,6 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
@@ -6036,13 +6009,6 @@ returns table (
     deviation numeric)
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 begin
     return query
@@ -6191,11 +6157,6 @@ p_hours: how many hours to look back, 1 to 720, including the current one. Raise
 create or replace function krai_private.event_cursor(p_document_id uuid) returns text
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 begin
     return (
@@ -6213,11 +6174,6 @@ Its form: <last run>[.r<ready run>|.s<running run>]...[@<last reset, microsecond
 create or replace function krai_private.events_after(p_document_id uuid, p_mark text) returns jsonb
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 declare
     v_last bigint := substring(p_mark from '^\d+')::bigint;
@@ -6559,7 +6515,7 @@ begin
         limit p_limit
         for update skip locked
     )
-    delete from krai_core.stage_runs r using old where r.id = old.id;
+    delete from krai_core.stage_runs r using old where r.id = any (array[old.id]);
     get diagnostics v_pruned = row_count;
     return jsonb_build_object('pruned', v_pruned, 'more', v_pruned = p_limit);
 end;

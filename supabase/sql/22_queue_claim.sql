@@ -149,13 +149,6 @@ create or replace function krai_private.claim_ready(
 returns jsonb
 language plpgsql volatile
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();

@@ -16,11 +16,6 @@
 create or replace function krai_private.event_cursor(p_document_id uuid) returns text
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 begin
     return (
@@ -38,11 +33,6 @@ Its form: <last run>[.r<ready run>|.s<running run>]...[@<last reset, microsecond
 create or replace function krai_private.events_after(p_document_id uuid, p_mark text) returns jsonb
 language plpgsql stable
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 declare
     v_last bigint := substring(p_mark from '^\d+')::bigint;

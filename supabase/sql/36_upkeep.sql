@@ -247,7 +247,7 @@ begin
         limit p_limit
         for update skip locked
     )
-    delete from krai_core.stage_runs r using old where r.id = old.id;
+    delete from krai_core.stage_runs r using old where r.id = any (array[old.id]);
     get diagnostics v_pruned = row_count;
     return jsonb_build_object('pruned', v_pruned, 'more', v_pruned = p_limit);
 end;
