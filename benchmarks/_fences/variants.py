@@ -14,7 +14,15 @@ Connection: TypeAlias = psycopg.Connection[Any]
 SETTINGS = "without its settings"
 BY_INDEX = "planned by index"
 ORDER_SETTINGS = ("enable_bitmapscan", "enable_sort")
-PROFILE = ("plan_cache_mode", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit", *ORDER_SETTINGS)
+PROFILE = (
+    "plan_cache_mode",
+    "enable_seqscan",
+    "enable_hashjoin",
+    "enable_memoize",
+    "enable_mergejoin",
+    "jit",
+    *ORDER_SETTINGS,
+)
 
 # How a fence is written, and what is left without it.
 FENCES = {

@@ -2035,6 +2035,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -2111,6 +2112,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -2156,6 +2158,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -2239,6 +2242,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -2332,6 +2336,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -3211,6 +3216,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -3259,6 +3265,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -3611,6 +3618,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -3766,6 +3774,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -3813,6 +3822,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -4435,6 +4445,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -4478,6 +4489,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -4820,6 +4832,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -4907,7 +4920,10 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -4928,7 +4944,7 @@ begin
         left join lateral (
             select krai_private.stage_state(d.stage_status -> p_pending) as state,
                 d.stage_status @? '$.* ? (@.status == "failed")' as any_failed
-            from krai_core.documents d where p_pending is not null and d.id = c.document_id) d on true
+            from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
         where c.is_newest
           and (p_pending is null or d.state = 'pending')
           and (p_error is null or (
@@ -4981,6 +4997,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5002,9 +5019,9 @@ begin
                                 else r.finished_at end) as since
                     ) shown) end as run
             from unnest(p_runs) with ordinality as asked (run, place)
-            join krai_core.stage_runs r on r.id = asked.run
-            join krai_private.unpacked_documents v on v.id = r.document_id
-            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage) x
+            join krai_core.stage_runs r on r.id = any (array[asked.run])
+            join krai_private.unpacked_documents v on v.id = any (array[r.document_id])
+            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
             order by asked.place
         ) listed) as documents) answer);
 end;
@@ -5238,6 +5255,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5321,6 +5339,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5465,6 +5484,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5552,6 +5572,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5647,6 +5668,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5691,7 +5713,10 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5701,17 +5726,17 @@ begin
         perform krai_private.check_stage(p_stage_name);
     end if;
     return (
-        with kinds as (
+        with kinds as materialized (
             select * from krai_private.failure_kinds(p_stage_name, coalesce(p_since, '-infinity'))
         ),
-        groups as (
+        groups as materialized (
             select k.*, r.stage_name, r.error_fingerprint, r.document_id, r.attempt, r.error,
                 -- The pattern of a kind of error is computed from one of its errors.
                 row_number() over (partition by r.error_fingerprint) = 1 as is_for_kind
             from (select * from kinds k order by k.count desc, k.last_at desc limit p_limit) k
             join krai_core.stage_runs r on r.id = any (array[k.sample_id])
         ),
-        folded as (
+        folded as materialized (
             select g.error_fingerprint, krai_private.error_pattern(g.error) as error from groups g where g.is_for_kind
         )
         -- One to_jsonb of rows: see documents_json.
@@ -5747,6 +5772,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -5836,6 +5862,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -6206,6 +6233,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -6490,6 +6518,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$

@@ -157,6 +157,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -233,6 +234,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -278,6 +280,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$

@@ -155,6 +155,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -242,7 +243,10 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -263,7 +267,7 @@ begin
         left join lateral (
             select krai_private.stage_state(d.stage_status -> p_pending) as state,
                 d.stage_status @? '$.* ? (@.status == "failed")' as any_failed
-            from krai_core.documents d where p_pending is not null and d.id = c.document_id) d on true
+            from krai_core.documents d where p_pending is not null and d.id = c.document_id offset 0) d on true
         where c.is_newest
           and (p_pending is null or d.state = 'pending')
           and (p_error is null or (
@@ -316,6 +320,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -337,9 +342,9 @@ begin
                                 else r.finished_at end) as since
                     ) shown) end as run
             from unnest(p_runs) with ordinality as asked (run, place)
-            join krai_core.stage_runs r on r.id = asked.run
-            join krai_private.unpacked_documents v on v.id = r.document_id
-            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage) x
+            join krai_core.stage_runs r on r.id = any (array[asked.run])
+            join krai_private.unpacked_documents v on v.id = any (array[r.document_id])
+            cross join lateral (select v.whole -> coalesce(p_stage_name, r.stage_name) as stage offset 0) x
             order by asked.place
         ) listed) as documents) answer);
 end;

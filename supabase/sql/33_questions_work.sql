@@ -36,6 +36,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -123,6 +124,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -218,6 +220,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -262,7 +265,10 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -272,17 +278,17 @@ begin
         perform krai_private.check_stage(p_stage_name);
     end if;
     return (
-        with kinds as (
+        with kinds as materialized (
             select * from krai_private.failure_kinds(p_stage_name, coalesce(p_since, '-infinity'))
         ),
-        groups as (
+        groups as materialized (
             select k.*, r.stage_name, r.error_fingerprint, r.document_id, r.attempt, r.error,
                 -- The pattern of a kind of error is computed from one of its errors.
                 row_number() over (partition by r.error_fingerprint) = 1 as is_for_kind
             from (select * from kinds k order by k.count desc, k.last_at desc limit p_limit) k
             join krai_core.stage_runs r on r.id = any (array[k.sample_id])
         ),
-        folded as (
+        folded as materialized (
             select g.error_fingerprint, krai_private.error_pattern(g.error) as error from groups g where g.is_for_kind
         )
         -- One to_jsonb of rows: see documents_json.
@@ -318,6 +324,7 @@ set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$

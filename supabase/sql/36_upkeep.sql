@@ -222,6 +222,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set enable_hashjoin = off
+set enable_memoize = off
 set enable_mergejoin = off
 set jit = off
 as $$

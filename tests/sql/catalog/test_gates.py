@@ -20,8 +20,8 @@ FUNCTIONS = "from pg_proc p where p.pronamespace in ('krai_core'::regnamespace, 
 API = "from pg_proc p where p.pronamespace = 'krai_core'::regnamespace"
 # How a function is planned: not at all told, by index, or by index and in its order (docs/planning.md).
 BY_INDEX = {
-    "plan_cache_mode=force_generic_plan", "enable_seqscan=off", "enable_hashjoin=off", "enable_mergejoin=off",
-    "jit=off",
+    "plan_cache_mode=force_generic_plan", "enable_seqscan=off", "enable_hashjoin=off", "enable_memoize=off",
+    "enable_mergejoin=off", "jit=off",
 }  # fmt: skip
 IN_ORDER = BY_INDEX | {"enable_bitmapscan=off", "enable_sort=off"}
 files = pytest.mark.parametrize("path", MIGRATIONS, ids=[path.stem for path in MIGRATIONS])
