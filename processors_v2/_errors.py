@@ -139,8 +139,8 @@ _NOT_EXPOSED = (
     "Hosted: Project Settings > Data API > Exposed schemas. Self-hosted: PGRST_DB_SCHEMAS"
 )
 _NOT_MIGRATED = (
-    "Apply the migrations of the stage tracker (supabase db push); if they are applied, the schema cache is stale: "
-    "run notify pgrst, 'reload schema' in the SQL editor"
+    "Apply the migrations of the stage tracker (supabase db push, --remote for a linked project); if they are "
+    "applied, the schema cache is stale: run notify pgrst, 'reload schema' in the SQL editor"
 )
 _DENIED = (
     "Workers need the secret key (or the service_role key) of the project; signed-in users may read what the policies "

@@ -27,7 +27,8 @@ _CHANGED = (
     "our text as further files, to be run after them; each can be run at any time."
 )
 _NEXT = (
-    "Next: supabase db push, then stage-tracker doctor. A hosted project has to be told of the schema as well: "
+    "Next: supabase db push (--remote for a linked project), then stage-tracker doctor. "
+    "A hosted project has to be told of the schema as well: "
     "Project Settings > Data API > Exposed schemas: krai_core."
 )
 

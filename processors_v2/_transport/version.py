@@ -37,7 +37,8 @@ def check(found: str, host: str, place: str) -> None:
         ) from None
     raise VersionMismatch(
         f"krai_core at {host} has version {found}, and this client is made for {SCHEMA_VERSION}",
-        hint="Apply the newer migrations: stage-tracker init --update, then supabase db push"
+        hint="Apply the newer migrations: stage-tracker init --update, then supabase db push "
+        "(--remote for a linked project)"
         if is_older
         else "Install the newer client: pip install --upgrade stage-tracker",
         details={"database": found, "client": SCHEMA_VERSION},
