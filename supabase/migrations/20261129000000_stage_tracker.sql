@@ -2400,6 +2400,7 @@ begin
         set plan_cache_mode = force_generic_plan
         set enable_seqscan = off
         set enable_hashjoin = off
+        set enable_memoize = off
         set enable_mergejoin = off
         set jit = off
         as $body$
@@ -2440,6 +2441,7 @@ begin
         set plan_cache_mode = force_generic_plan
         set enable_seqscan = off
         set enable_hashjoin = off
+        set enable_memoize = off
         set enable_mergejoin = off
         set jit = off
         as $body$
@@ -2467,7 +2469,8 @@ comment on function krai_private.follow_processing_stage(uuid[]) is
 'Sets processing_stage (the current stage, or completed) of documents.
 Does nothing where the table has no such text column.';
 
-create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_processing uuid[] default '{}')
+create or replace function krai_private.follow_legacy_columns(
+    p_document_ids uuid[], p_processing uuid[] default '{}', p_unchanged uuid[] default '{}')
 returns void
 language plpgsql volatile security definer
 set search_path = ''
@@ -2478,13 +2481,14 @@ begin
     -- Written as progress is: no stage changes its status, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
     perform krai_private.follow_processing_status(p_document_ids, p_processing);
-    perform krai_private.follow_processing_stage(p_document_ids || p_processing);
+    perform krai_private.follow_processing_stage(p_document_ids || p_processing || p_unchanged);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
-comment on function krai_private.follow_legacy_columns(uuid[], uuid[]) is
+comment on function krai_private.follow_legacy_columns(uuid[], uuid[], uuid[]) is
 'Makes processing_status and processing_stage of documents match their stages.
 p_processing: further ones, which the caller knows to be processing: a stage is at work or to come, and none has failed.
+p_unchanged: further ones, whose document status has not changed, but whose current stage may have.
 Security definer, because service_role may have no right to write these columns.';
 
 -- ======== 20_pipeline ========
@@ -3897,7 +3901,8 @@ begin
     perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
     v_may_be_ready := array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed;
     perform krai_private.derive_ready_runs(v_all.touched, v_may_be_ready, true) where v_may_be_ready <> '{}';
-    perform krai_private.follow_legacy_columns(v_all.ended, v_all.processing);
+    -- Documents that are still processing were so before: looking at each again takes a hundredth of the whole time.
+    perform krai_private.follow_legacy_columns(v_all.ended, p_unchanged => v_all.processing);
     o_done := v_all.done;
     o_retries := v_all.retries;
 end;

@@ -24,6 +24,7 @@ begin
         set plan_cache_mode = force_generic_plan
         set enable_seqscan = off
         set enable_hashjoin = off
+        set enable_memoize = off
         set enable_mergejoin = off
         set jit = off
         as $body$
@@ -64,6 +65,7 @@ begin
         set plan_cache_mode = force_generic_plan
         set enable_seqscan = off
         set enable_hashjoin = off
+        set enable_memoize = off
         set enable_mergejoin = off
         set jit = off
         as $body$
@@ -91,7 +93,8 @@ comment on function krai_private.follow_processing_stage(uuid[]) is
 'Sets processing_stage (the current stage, or completed) of documents.
 Does nothing where the table has no such text column.';
 
-create or replace function krai_private.follow_legacy_columns(p_document_ids uuid[], p_processing uuid[] default '{}')
+create or replace function krai_private.follow_legacy_columns(
+    p_document_ids uuid[], p_processing uuid[] default '{}', p_unchanged uuid[] default '{}')
 returns void
 language plpgsql volatile security definer
 set search_path = ''
@@ -102,11 +105,12 @@ begin
     -- Written as progress is: no stage changes its status, so the triggers have nothing to do.
     perform set_config('krai_core.writer', 'progress', true);
     perform krai_private.follow_processing_status(p_document_ids, p_processing);
-    perform krai_private.follow_processing_stage(p_document_ids || p_processing);
+    perform krai_private.follow_processing_stage(p_document_ids || p_processing || p_unchanged);
     perform set_config('krai_core.writer', v_writer, true);
 end;
 $$;
-comment on function krai_private.follow_legacy_columns(uuid[], uuid[]) is
+comment on function krai_private.follow_legacy_columns(uuid[], uuid[], uuid[]) is
 'Makes processing_status and processing_stage of documents match their stages.
 p_processing: further ones, which the caller knows to be processing: a stage is at work or to come, and none has failed.
+p_unchanged: further ones, whose document status has not changed, but whose current stage may have.
 Security definer, because service_role may have no right to write these columns.';
