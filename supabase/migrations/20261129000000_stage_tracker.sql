@@ -1649,11 +1649,11 @@ begin
         return 0;
     end if;
     update krai_core.stage_fold f set folded_to = (select s.last_value from krai_core.stage_deltas_id_seq s);
-    with free as (
+    with free as materialized (
         -- Bounded: after an import of millions of rows, no single call has to fold them all.
         select d.id from krai_core.stage_deltas d order by d.id limit 20000 for update skip locked
     ),
-    gone as (
+    gone as materialized (
         delete from krai_core.stage_deltas d using free where d.id = free.id
         returning d.*
     ),
@@ -1911,8 +1911,9 @@ begin
         where r.document_id = p_document_id and r.open_stage = p_stage_name and r.status = 'running';
         return v_run;
     end if;
+    -- `is true`, here and in later files, keeps the planner off the index on claim_id: a whole batch shares one id.
     select * into v_run from krai_core.stage_runs r
-    where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
+    where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
     if v_run.id is null or (v_run.status <> 'running' and not v_run.closed_by_holder) then
         perform krai_private.raise_error('lease_lost',
             format('%s: this run of stage %s of document %s is over: %s', p_call, p_stage_name, p_document_id, case
@@ -2344,7 +2345,7 @@ begin
     update krai_core.stage_runs r
     set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
     from krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = r.document_id
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id])
       and r.open_stage is not null and r.status = 'running'
       and krai_private.stage_state(d.stage_status -> r.stage_name) <> 'processing';
     -- Taking a failure out of the column by hand settles it, as retry_stage does: attempts count from 1 again.
@@ -2352,7 +2353,7 @@ begin
         update krai_core.stage_runs r
         set reset_at = clock_timestamp()
         from krai_core.documents d
-        where r.document_id = any (p_document_ids) and d.id = r.document_id and r.reset_at is null
+        where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.reset_at is null
           and (r.status = 'failed' or r.status = 'lost' and r.attempt >= (
               select s.max_attempts from krai_core.stages s where s.name = r.stage_name))
           and krai_private.stage_state(d.stage_status -> r.stage_name) not in ('failed', 'processing')
@@ -2415,7 +2416,7 @@ begin
                 update krai_core.documents d
                 set processing_status = v.document_status
                 from krai_core.vw_documents_by_stage v
-                where v.id = any (p_document_ids) and d.id = v.id
+                where v.id = any (p_document_ids) and d.id = any (array[v.id])
                   and d.processing_status is distinct from v.document_status;
             end if;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
@@ -2425,9 +2426,9 @@ begin
     else
         create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_processing uuid[])
         returns void
-        language plpgsql volatile
+        language sql volatile
         set search_path = ''
-        as 'begin end;';
+        as '';
     end if;
     if exists (
         select from pg_catalog.pg_attribute a
@@ -2449,7 +2450,7 @@ begin
             update krai_core.documents d
             set processing_stage = v.current_stage
             from krai_core.vw_documents_by_stage v
-            where v.id = any (p_document_ids) and d.id = v.id
+            where v.id = any (p_document_ids) and d.id = any (array[v.id])
               and d.processing_stage is distinct from v.current_stage;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
             raise warning 'krai_core.documents.processing_stage was left unchanged: %', sqlerrm;
@@ -2457,9 +2458,9 @@ begin
         $body$;
     else
         create or replace function krai_private.follow_processing_stage(p_document_ids uuid[]) returns void
-        language plpgsql volatile
+        language sql volatile
         set search_path = ''
-        as 'begin end;';
+        as '';
     end if;
 end $$;
 comment on function krai_private.follow_processing_status(uuid[], uuid[]) is
@@ -2883,7 +2884,7 @@ begin
     perform krai_private.checked_lease(p_lease_seconds);
     if p_claim_id is not null then
         perform from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
+        where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
         if found then
             -- A repeated call: true again, or lease_lost.
             perform krai_private.held_run('start', p_document_id, p_stage_name, p_claim_id);
@@ -3210,6 +3211,8 @@ PT404 unknown_document, 22023 unknown_stage.';
 --     server wipes out never happened: the runs are ready, and calls with its claim id are refused.
 -- Lock order: documents and stage_runs together, skipping locked rows.
 
+-- `= any (array[...])` is an equality that the planner cannot reverse. With a plain one it would start from a table
+-- that was nearly empty when last analysed, and read all of it.
 create or replace function krai_private.lock_ready_runs(
     p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer,
     out o_runs bigint[], out o_documents uuid[], out o_stages jsonb[])
@@ -3228,7 +3231,7 @@ begin
     with picked as (
         select r.id as run_id, r.document_id, w.stage
         from krai_core.stage_runs r
-        join krai_core.documents d on d.id = r.document_id
+        join krai_core.documents d on d.id = any (array[r.document_id])
         -- Detoasted once per document.
         cross join lateral (
             select u.whole, u.whole -> p_stage.name as stage
@@ -3288,7 +3291,7 @@ begin
             started_at = p_now, heartbeat_at = p_now, lease_seconds = p_lease_seconds,
             lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
         from picked p
-        where r.id = p.run_id
+        where r.id = any (array[p.run_id])
         returning r.id, r.document_id, r.available_at, r.attempt, p.stage, p.stage ->> 'status' = 'failed' as is_retry
     ),
     counted as (
@@ -3309,7 +3312,7 @@ begin
                     then o.stage || v_started
                 else krai_private.started_stage(krai_private.repaired_stage(o.stage), p_now) end)
         from opened o
-        where d.id = o.document_id
+        where d.id = any (array[o.document_id])
         -- Returned here, because joining afterwards takes quadratic time.
         returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage, o.is_retry,
             d.stage_status -> p_stage.name -> 'metadata' as metadata,
@@ -3342,6 +3345,14 @@ create or replace function krai_private.claim_ready(
 returns jsonb
 language plpgsql volatile
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -3614,8 +3625,7 @@ $$;
 comment on function krai_private.checked_runs(text, jsonb) is
 'The runs of an array of {document_id, stage_name, claim_id}; raises 22023 invalid_runs for anything else.';
 
--- `= any (array[...])` is an equality that the planner cannot reverse. With a plain one it would start from a table
--- that was nearly empty when last analysed, and read all of it.
+-- Planned by index, whatever the statistics say; for `= any (array[...])` see 22_queue_claim.
 create or replace function krai_core.heartbeat(p_runs jsonb) returns jsonb
 language plpgsql volatile
 set search_path = ''
@@ -3632,7 +3642,7 @@ begin
     if current_setting('request.path', true) = '/rpc/heartbeat' then
         perform set_config('synchronous_commit', 'off', true);
     end if;
-    with asked as (
+    with asked as materialized (
         select * from krai_private.checked_runs('heartbeat', p_runs)
     ),
     free as (
@@ -3797,7 +3807,7 @@ begin
         -- Open and with a claim id means running. Given the status, the planner might read every running run.
         cross join lateral (
             select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
-            where h.document_id = a.document_id and h.open_stage = a.stage_name and h.claim_id = a.claim_id
+            where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
             offset 0) r
         -- Where the stage is found, stage_status is an object.
         cross join lateral (
@@ -3861,7 +3871,7 @@ begin
                 bool_or(b.outcome <> 'progress') as has_ended
             from batch b group by b.document_id
         ) patch
-        where d.id = patch.document_id
+        where d.id = any (array[patch.document_id])
         returning patch.document_id, patch.has_ended,
             d.stage_status -> v_last ->> 'status' in ('pending', 'processing')
                 and not d.stage_status @? '$.* ? (@.status == "failed")' as is_processing
@@ -3874,13 +3884,13 @@ begin
             error_fingerprint = case when b.outcome = 'failed' then
                 krai_private.error_fingerprint(krai_private.full_error(b.error)) end
         from batch b
-        where r.id = b.run_id and b.outcome <> 'progress'
+        where r.id = any (array[b.run_id]) and b.outcome <> 'progress'
     ),
     renewed as (
         update krai_core.stage_runs r
         set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => b.lease_seconds::double precision)
         from batch b
-        where r.id = b.run_id and b.outcome = 'progress'
+        where r.id = any (array[b.run_id]) and b.outcome = 'progress'
     )
     select array_agg(b.place) as done,
         array(select w.document_id from written w where w.has_ended and w.is_processing is not true) as ended,
@@ -3937,7 +3947,7 @@ begin
                 else p_outcome -> 'metadata' end,
             v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
         select r.retry_at into v_retry_at from krai_core.stage_runs r
-        where r.document_id = v_document_id and r.stage_name = v_stage_name and r.claim_id = v_claim_id;
+        where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
     end if;
     if not v_done then
         return jsonb_build_object('ok', false, 'error', 'conflict',
@@ -4836,6 +4846,8 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set enable_hashjoin = off
 set enable_memoize = off
 set enable_mergejoin = off
@@ -5156,6 +5168,14 @@ create or replace function krai_private.histograms(p_stages text[] default null)
 returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
     return query
@@ -5291,6 +5311,14 @@ The empty stage name counts the documents that were inserted.';
 create or replace function krai_private.oldest_ready(p_stage_name text) returns timestamptz
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_level bigint;
@@ -5354,7 +5382,7 @@ declare
     v_day timestamptz := v_recent - interval '23 hours';
 begin
     return query
-    with parts as (
+    with parts as materialized (
         -- Reads the deltas once for everything. Counts as floating point: see histograms.
         select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing,
             sum(k.completed) as completed, sum(k.failed) as failed, sum(k.skipped) as skipped, sum(k.timed) as timed,
@@ -5383,7 +5411,7 @@ begin
         ) k
         group by k.stage_name, k.bucket
     ),
-    sums as (
+    sums as materialized (
         select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing,
             sum(p.completed) as completed, sum(p.failed) as failed, sum(p.skipped) as skipped, sum(p.timed) as timed,
             sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
@@ -5393,7 +5421,7 @@ begin
         from (select p.*, sum(p.timed) over (partition by p.stage_name order by p.bucket) as upto from parts p) p
         group by p.stage_name
     ),
-    busy as (
+    busy as materialized (
         select x.stage_name, count(*) as workers
         from (
             select r.stage_name from krai_core.stage_runs r
@@ -5641,7 +5669,7 @@ begin
           where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
     -- One to_jsonb of rows: see documents_json.
     return (
-        with stuck as (
+        with stuck as materialized (
             select * from krai_private.running_stages(null, true)
         )
         select to_jsonb(answer) from (select
@@ -5809,7 +5837,7 @@ begin
         return '{"documents": [], "next": null}'::jsonb;
     end if;
     -- The rest of the priority level that the last page ended in, then the levels below: each is a range of the index.
-    with page as (
+    with page as materialized (
         (select r.id, r.document_id, r.priority, r.available_at from krai_core.stage_runs r
          where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_priority
            and (r.available_at, r.id) > (v_available_at, v_id) and r.available_at <= v_now
@@ -5824,7 +5852,7 @@ begin
     -- One to_jsonb of nested rows: see documents_json.
     select to_jsonb(answer) into v_answer
     from (select array(
-            select d from page p join krai_core.documents d on d.id = p.document_id
+            select d from page p join krai_core.documents d on d.id = any (array[p.document_id])
             order by p.priority desc, p.available_at, p.id) as documents, (
             select case when count(*) over () = p_limit then
                 format('%s %s %s', p.priority, krai_private.iso_time(p.available_at), p.id) end
@@ -5880,21 +5908,21 @@ declare
           and krai_private.stage_state(d.stage_status -> s.name) not in ('completed', 'skipped'));
 begin
     return query
-    with histograms as (select * from krai_private.histograms(v_open)),
-    waits as (
+    with histograms as materialized (select * from krai_private.histograms(v_open)),
+    waits as materialized (
         select x.stage_name, sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000 as seconds
         from (
             select f.stage_name, f.waited, f.wait_us
             from unnest(v_open) as known (name)
             cross join lateral (
                 select * from krai_core.stage_flow f
-                where f.stage_name = known.name and f.hour >= v_now - interval '1 day') f
+                where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
             union all
             select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d
             where d.waited > 0 and d.hour >= v_now - interval '1 day' and d.stage_name = any (v_open)
         ) x
         group by x.stage_name),
-    running as (select * from krai_private.running_stages(p_document_id))
+    running as materialized (select * from krai_private.running_stages(p_document_id))
     select s.name, s.position, s.waits_for, x.state, s.paused, x.state = 'failed' and ready.available_at is null,
         case
             when x.state in ('completed', 'skipped') then 0
@@ -5911,11 +5939,12 @@ begin
             else 'durations' end
     from krai_core.stages s
     join krai_core.documents d on d.id = p_document_id
-    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state) x
+    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state offset 0) x
     left join histograms h on h.stage_name = s.name and h.timed >= 5
     cross join lateral (
         select krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50,
-            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90) q
+            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90
+        offset 0) q
     left join running u on u.stage_name = s.name
     left join krai_core.stage_runs ready
         on ready.document_id = d.id and ready.open_stage = s.name and ready.status = 'ready'
@@ -5924,7 +5953,7 @@ begin
     cross join lateral (
         select greatest(
             coalesce(k.seconds, 0) - greatest(coalesce(extract(epoch from v_now - ready.available_at), 0), 0),
-            extract(epoch from ready.available_at - v_now), 0) as before) w
+            extract(epoch from ready.available_at - v_now), 0) as before offset 0) w
     where s.enabled;
 end;
 $$;
@@ -6041,10 +6070,18 @@ returns table (
     deviation numeric)
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
     return query
-    with sums as (
+    with sums as materialized (
         select k.stage_name, sum(k.documents)::numeric as documents, sum(k.processing)::numeric as processing,
             sum(k.rest)::numeric as rest, sum(k.timed)::numeric as timed,
             (sum(k.seconds) / nullif(sum(k.timed), 0))::numeric as mean,
@@ -6189,6 +6226,12 @@ p_hours: how many hours to look back, 1 to 720, including the current one. Raise
 create or replace function krai_private.event_cursor(p_document_id uuid) returns text
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
     return (
@@ -6206,6 +6249,12 @@ Its form: <last run>[.r<ready run>|.s<running run>]...[@<last reset, microsecond
 create or replace function krai_private.events_after(p_document_id uuid, p_mark text) returns jsonb
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_last bigint := substring(p_mark from '^\d+')::bigint;
@@ -6282,7 +6331,7 @@ begin
         ) k
         -- Every write to the row, one to its stages included, makes a new version of it.
         left join lateral (
-            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id
+            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id offset 0
         ) d on true
         where k.version is null or d.version is distinct from k.version), '{}');
 end;
@@ -6532,7 +6581,7 @@ declare
     v_pruned integer;
 begin
     perform krai_private.checked_limit(p_limit, 100000);
-    with old as (
+    with old as materialized (
         select r.id from krai_core.stage_runs r
         where r.finished_at is not null and not r.is_current and r.finished_at < v_before
           and not (p_keep_failures is not false and r.status in ('failed', 'lost'))

@@ -87,11 +87,11 @@ begin
         return 0;
     end if;
     update krai_core.stage_fold f set folded_to = (select s.last_value from krai_core.stage_deltas_id_seq s);
-    with free as (
+    with free as materialized (
         -- Bounded: after an import of millions of rows, no single call has to fold them all.
         select d.id from krai_core.stage_deltas d order by d.id limit 20000 for update skip locked
     ),
-    gone as (
+    gone as materialized (
         delete from krai_core.stage_deltas d using free where d.id = free.id
         returning d.*
     ),

@@ -136,7 +136,7 @@ begin
     update krai_core.stage_runs r
     set status = 'cancelled', finished_at = clock_timestamp(), error = 'stage_status was edited directly'
     from krai_core.documents d
-    where r.document_id = any (p_document_ids) and d.id = r.document_id
+    where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id])
       and r.open_stage is not null and r.status = 'running'
       and krai_private.stage_state(d.stage_status -> r.stage_name) <> 'processing';
     -- Taking a failure out of the column by hand settles it, as retry_stage does: attempts count from 1 again.
@@ -144,7 +144,7 @@ begin
         update krai_core.stage_runs r
         set reset_at = clock_timestamp()
         from krai_core.documents d
-        where r.document_id = any (p_document_ids) and d.id = r.document_id and r.reset_at is null
+        where r.document_id = any (p_document_ids) and d.id = any (array[r.document_id]) and r.reset_at is null
           and (r.status = 'failed' or r.status = 'lost' and r.attempt >= (
               select s.max_attempts from krai_core.stages s where s.name = r.stage_name))
           and krai_private.stage_state(d.stage_status -> r.stage_name) not in ('failed', 'processing')

@@ -39,7 +39,7 @@ begin
                 update krai_core.documents d
                 set processing_status = v.document_status
                 from krai_core.vw_documents_by_stage v
-                where v.id = any (p_document_ids) and d.id = v.id
+                where v.id = any (p_document_ids) and d.id = any (array[v.id])
                   and d.processing_status is distinct from v.document_status;
             end if;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
@@ -49,9 +49,9 @@ begin
     else
         create or replace function krai_private.follow_processing_status(p_document_ids uuid[], p_processing uuid[])
         returns void
-        language plpgsql volatile
+        language sql volatile
         set search_path = ''
-        as 'begin end;';
+        as '';
     end if;
     if exists (
         select from pg_catalog.pg_attribute a
@@ -73,7 +73,7 @@ begin
             update krai_core.documents d
             set processing_stage = v.current_stage
             from krai_core.vw_documents_by_stage v
-            where v.id = any (p_document_ids) and d.id = v.id
+            where v.id = any (p_document_ids) and d.id = any (array[v.id])
               and d.processing_stage is distinct from v.current_stage;
         exception when integrity_constraint_violation or data_exception or undefined_column or raise_exception then
             raise warning 'krai_core.documents.processing_stage was left unchanged: %', sqlerrm;
@@ -81,9 +81,9 @@ begin
         $body$;
     else
         create or replace function krai_private.follow_processing_stage(p_document_ids uuid[]) returns void
-        language plpgsql volatile
+        language sql volatile
         set search_path = ''
-        as 'begin end;';
+        as '';
     end if;
 end $$;
 comment on function krai_private.follow_processing_status(uuid[], uuid[]) is

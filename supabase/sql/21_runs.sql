@@ -150,7 +150,7 @@ begin
     perform krai_private.checked_lease(p_lease_seconds);
     if p_claim_id is not null then
         perform from krai_core.stage_runs r
-        where r.document_id = p_document_id and r.stage_name = p_stage_name and r.claim_id = p_claim_id;
+        where r.document_id = p_document_id and r.stage_name = p_stage_name and (r.claim_id = p_claim_id) is true;
         if found then
             -- A repeated call: true again, or lease_lost.
             perform krai_private.held_run('start', p_document_id, p_stage_name, p_claim_id);

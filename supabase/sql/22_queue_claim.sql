@@ -19,6 +19,8 @@
 --     server wipes out never happened: the runs are ready, and calls with its claim id are refused.
 -- Lock order: documents and stage_runs together, skipping locked rows.
 
+-- `= any (array[...])` is an equality that the planner cannot reverse. With a plain one it would start from a table
+-- that was nearly empty when last analysed, and read all of it.
 create or replace function krai_private.lock_ready_runs(
     p_stage krai_core.stages, p_priority bigint, p_now timestamptz, p_limit integer,
     out o_runs bigint[], out o_documents uuid[], out o_stages jsonb[])
@@ -37,7 +39,7 @@ begin
     with picked as (
         select r.id as run_id, r.document_id, w.stage
         from krai_core.stage_runs r
-        join krai_core.documents d on d.id = r.document_id
+        join krai_core.documents d on d.id = any (array[r.document_id])
         -- Detoasted once per document.
         cross join lateral (
             select u.whole, u.whole -> p_stage.name as stage
@@ -97,7 +99,7 @@ begin
             started_at = p_now, heartbeat_at = p_now, lease_seconds = p_lease_seconds,
             lease_expires_at = p_now + make_interval(secs => p_lease_seconds::double precision)
         from picked p
-        where r.id = p.run_id
+        where r.id = any (array[p.run_id])
         returning r.id, r.document_id, r.available_at, r.attempt, p.stage, p.stage ->> 'status' = 'failed' as is_retry
     ),
     counted as (
@@ -118,7 +120,7 @@ begin
                     then o.stage || v_started
                 else krai_private.started_stage(krai_private.repaired_stage(o.stage), p_now) end)
         from opened o
-        where d.id = o.document_id
+        where d.id = any (array[o.document_id])
         -- Returned here, because joining afterwards takes quadratic time.
         returning o.id, o.available_at, o.document_id, d.filename, o.attempt, o.stage, o.is_retry,
             d.stage_status -> p_stage.name -> 'metadata' as metadata,
@@ -151,6 +153,14 @@ create or replace function krai_private.claim_ready(
 returns jsonb
 language plpgsql volatile
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();

@@ -71,7 +71,7 @@ begin
         -- Open and with a claim id means running. Given the status, the planner might read every running run.
         cross join lateral (
             select h.id, h.attempt, h.started_at, h.lease_seconds from krai_core.stage_runs h
-            where h.document_id = a.document_id and h.open_stage = a.stage_name and h.claim_id = a.claim_id
+            where h.document_id = a.document_id and h.open_stage = a.stage_name and (h.claim_id = a.claim_id) is true
             offset 0) r
         -- Where the stage is found, stage_status is an object.
         cross join lateral (
@@ -135,7 +135,7 @@ begin
                 bool_or(b.outcome <> 'progress') as has_ended
             from batch b group by b.document_id
         ) patch
-        where d.id = patch.document_id
+        where d.id = any (array[patch.document_id])
         returning patch.document_id, patch.has_ended,
             d.stage_status -> v_last ->> 'status' in ('pending', 'processing')
                 and not d.stage_status @? '$.* ? (@.status == "failed")' as is_processing
@@ -148,13 +148,13 @@ begin
             error_fingerprint = case when b.outcome = 'failed' then
                 krai_private.error_fingerprint(krai_private.full_error(b.error)) end
         from batch b
-        where r.id = b.run_id and b.outcome <> 'progress'
+        where r.id = any (array[b.run_id]) and b.outcome <> 'progress'
     ),
     renewed as (
         update krai_core.stage_runs r
         set heartbeat_at = v_now, lease_expires_at = v_now + make_interval(secs => b.lease_seconds::double precision)
         from batch b
-        where r.id = b.run_id and b.outcome = 'progress'
+        where r.id = any (array[b.run_id]) and b.outcome = 'progress'
     )
     select array_agg(b.place) as done,
         array(select w.document_id from written w where w.has_ended and w.is_processing is not true) as ended,
@@ -211,7 +211,7 @@ begin
                 else p_outcome -> 'metadata' end,
             v_claim_id, coalesce((p_outcome ->> 'retry')::boolean, false));
         select r.retry_at into v_retry_at from krai_core.stage_runs r
-        where r.document_id = v_document_id and r.stage_name = v_stage_name and r.claim_id = v_claim_id;
+        where r.document_id = v_document_id and r.stage_name = v_stage_name and (r.claim_id = v_claim_id) is true;
     end if;
     if not v_done then
         return jsonb_build_object('ok', false, 'error', 'conflict',

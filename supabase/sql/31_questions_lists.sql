@@ -154,6 +154,8 @@ language plpgsql stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set enable_hashjoin = off
 set enable_memoize = off
 set enable_mergejoin = off

@@ -17,6 +17,14 @@ create or replace function krai_private.histograms(p_stages text[] default null)
 returns table (stage_name text, timed double precision, buckets integer[], upto double precision[])
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
     return query
@@ -152,6 +160,14 @@ The empty stage name counts the documents that were inserted.';
 create or replace function krai_private.oldest_ready(p_stage_name text) returns timestamptz
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_level bigint;
@@ -215,7 +231,7 @@ declare
     v_day timestamptz := v_recent - interval '23 hours';
 begin
     return query
-    with parts as (
+    with parts as materialized (
         -- Reads the deltas once for everything. Counts as floating point: see histograms.
         select k.stage_name, k.bucket, sum(k.documents) as documents, sum(k.processing) as processing,
             sum(k.completed) as completed, sum(k.failed) as failed, sum(k.skipped) as skipped, sum(k.timed) as timed,
@@ -244,7 +260,7 @@ begin
         ) k
         group by k.stage_name, k.bucket
     ),
-    sums as (
+    sums as materialized (
         select p.stage_name, sum(p.documents) as documents, sum(p.processing) as processing,
             sum(p.completed) as completed, sum(p.failed) as failed, sum(p.skipped) as skipped, sum(p.timed) as timed,
             sum(p.duration_us) as duration_us, sum(p.waited) as waited, sum(p.wait_us)::numeric as wait_us,
@@ -254,7 +270,7 @@ begin
         from (select p.*, sum(p.timed) over (partition by p.stage_name order by p.bucket) as upto from parts p) p
         group by p.stage_name
     ),
-    busy as (
+    busy as materialized (
         select x.stage_name, count(*) as workers
         from (
             select r.stage_name from krai_core.stage_runs r

@@ -188,7 +188,7 @@ begin
           where r.stage_name = x.name and r.status = 'running' and r.lease_expires_at > v_now);
     -- One to_jsonb of rows: see documents_json.
     return (
-        with stuck as (
+        with stuck as materialized (
             select * from krai_private.running_stages(null, true)
         )
         select to_jsonb(answer) from (select
@@ -356,7 +356,7 @@ begin
         return '{"documents": [], "next": null}'::jsonb;
     end if;
     -- The rest of the priority level that the last page ended in, then the levels below: each is a range of the index.
-    with page as (
+    with page as materialized (
         (select r.id, r.document_id, r.priority, r.available_at from krai_core.stage_runs r
          where r.stage_name = p_stage_name and r.status = 'ready' and r.priority = v_priority
            and (r.available_at, r.id) > (v_available_at, v_id) and r.available_at <= v_now
@@ -371,7 +371,7 @@ begin
     -- One to_jsonb of nested rows: see documents_json.
     select to_jsonb(answer) into v_answer
     from (select array(
-            select d from page p join krai_core.documents d on d.id = p.document_id
+            select d from page p join krai_core.documents d on d.id = any (array[p.document_id])
             order by p.priority desc, p.available_at, p.id) as documents, (
             select case when count(*) over () = p_limit then
                 format('%s %s %s', p.priority, krai_private.iso_time(p.available_at), p.id) end

@@ -39,21 +39,21 @@ declare
           and krai_private.stage_state(d.stage_status -> s.name) not in ('completed', 'skipped'));
 begin
     return query
-    with histograms as (select * from krai_private.histograms(v_open)),
-    waits as (
+    with histograms as materialized (select * from krai_private.histograms(v_open)),
+    waits as materialized (
         select x.stage_name, sum(x.wait_us) / nullif(sum(x.waited), 0) / 1000000 as seconds
         from (
             select f.stage_name, f.waited, f.wait_us
             from unnest(v_open) as known (name)
             cross join lateral (
                 select * from krai_core.stage_flow f
-                where f.stage_name = known.name and f.hour >= v_now - interval '1 day') f
+                where f.stage_name = known.name and f.hour >= v_now - interval '1 day' offset 0) f
             union all
             select d.stage_name, d.waited, d.wait_us from krai_core.stage_deltas d
             where d.waited > 0 and d.hour >= v_now - interval '1 day' and d.stage_name = any (v_open)
         ) x
         group by x.stage_name),
-    running as (select * from krai_private.running_stages(p_document_id))
+    running as materialized (select * from krai_private.running_stages(p_document_id))
     select s.name, s.position, s.waits_for, x.state, s.paused, x.state = 'failed' and ready.available_at is null,
         case
             when x.state in ('completed', 'skipped') then 0
@@ -70,11 +70,12 @@ begin
             else 'durations' end
     from krai_core.stages s
     join krai_core.documents d on d.id = p_document_id
-    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state) x
+    cross join lateral (select krai_private.stage_state(d.stage_status -> s.name) as state offset 0) x
     left join histograms h on h.stage_name = s.name and h.timed >= 5
     cross join lateral (
         select krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.5) as p50,
-            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90) q
+            krai_private.quantile_us(h.buckets, h.upto, h.timed * 0.9) as p90
+        offset 0) q
     left join running u on u.stage_name = s.name
     left join krai_core.stage_runs ready
         on ready.document_id = d.id and ready.open_stage = s.name and ready.status = 'ready'
@@ -83,7 +84,7 @@ begin
     cross join lateral (
         select greatest(
             coalesce(k.seconds, 0) - greatest(coalesce(extract(epoch from v_now - ready.available_at), 0), 0),
-            extract(epoch from ready.available_at - v_now), 0) as before) w
+            extract(epoch from ready.available_at - v_now), 0) as before offset 0) w
     where s.enabled;
 end;
 $$;
@@ -200,10 +201,18 @@ returns table (
     deviation numeric)
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
     return query
-    with sums as (
+    with sums as materialized (
         select k.stage_name, sum(k.documents)::numeric as documents, sum(k.processing)::numeric as processing,
             sum(k.rest)::numeric as rest, sum(k.timed)::numeric as timed,
             (sum(k.seconds) / nullif(sum(k.timed), 0))::numeric as mean,

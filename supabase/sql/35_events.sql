@@ -16,6 +16,12 @@
 create or replace function krai_private.event_cursor(p_document_id uuid) returns text
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
     return (
@@ -33,6 +39,12 @@ Its form: <last run>[.r<ready run>|.s<running run>]...[@<last reset, microsecond
 create or replace function krai_private.events_after(p_document_id uuid, p_mark text) returns jsonb
 language plpgsql stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_memoize = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_last bigint := substring(p_mark from '^\d+')::bigint;
@@ -109,7 +121,7 @@ begin
         ) k
         -- Every write to the row, one to its stages included, makes a new version of it.
         left join lateral (
-            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id
+            select x.xmin::text || '.' || v_pipeline as version from krai_core.documents x where x.id = k.id offset 0
         ) d on true
         where k.version is null or d.version is distinct from k.version), '{}');
 end;

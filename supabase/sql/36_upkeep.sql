@@ -231,7 +231,7 @@ declare
     v_pruned integer;
 begin
     perform krai_private.checked_limit(p_limit, 100000);
-    with old as (
+    with old as materialized (
         select r.id from krai_core.stage_runs r
         where r.finished_at is not null and not r.is_current and r.finished_at < v_before
           and not (p_keep_failures is not false and r.status in ('failed', 'lost'))
