@@ -4532,7 +4532,7 @@ begin
                 krai_private.progress_of(d.stage_status -> r.stage_name) end),
             'error', left(r.error, 4000),
             'retry_at', krai_private.iso_time(r.retry_at), 'reset_at', krai_private.iso_time(r.reset_at))
-            || coalesce(v_hidden -> r.id::text, '{"worker": null, "actor": null}') order by r.id)
+            || coalesce(v_hidden -> r.id::text, '{"worker": null, "actor": null}') order by r.id + 0)
         from krai_core.stage_runs r
         join krai_core.documents d on d.id = r.document_id
         where r.document_id = p_document_id), '[]'));
@@ -6237,7 +6237,7 @@ begin
     return (
         select concat(coalesce(max(r.id), 0),
             string_agg(case r.status when 'ready' then '.r' || r.id when 'running' then '.s' || r.id end, ''
-                order by r.id),
+                order by r.id + 0),
             '@' || (extract(epoch from max(r.reset_at)) * 1000000)::bigint)
         from krai_core.stage_runs r where r.document_id = p_document_id);
 end;

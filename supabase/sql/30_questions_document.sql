@@ -202,7 +202,7 @@ begin
                 krai_private.progress_of(d.stage_status -> r.stage_name) end),
             'error', left(r.error, 4000),
             'retry_at', krai_private.iso_time(r.retry_at), 'reset_at', krai_private.iso_time(r.reset_at))
-            || coalesce(v_hidden -> r.id::text, '{"worker": null, "actor": null}') order by r.id)
+            || coalesce(v_hidden -> r.id::text, '{"worker": null, "actor": null}') order by r.id + 0)
         from krai_core.stage_runs r
         join krai_core.documents d on d.id = r.document_id
         where r.document_id = p_document_id), '[]'));

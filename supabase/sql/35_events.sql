@@ -27,7 +27,7 @@ begin
     return (
         select concat(coalesce(max(r.id), 0),
             string_agg(case r.status when 'ready' then '.r' || r.id when 'running' then '.s' || r.id end, ''
-                order by r.id),
+                order by r.id + 0),
             '@' || (extract(epoch from max(r.reset_at)) * 1000000)::bigint)
         from krai_core.stage_runs r where r.document_id = p_document_id);
 end;

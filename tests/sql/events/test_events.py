@@ -269,3 +269,19 @@ def test_an_owner_follows_his_documents_alone(alone, tenants: Callable) -> None:
     session.run("set role anon")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.call("get_document_events", {str(mine): None})
+
+
+@pytest.mark.parametrize("question", ["get_document_events", "get_document_timeline"])
+def test_a_plan_for_one_document_does_not_read_all_runs_later(alone: Any, question: str) -> None:
+    """A session that planned when there was one document reads the runs of its document alone among 2,000."""
+    document = alone.document()
+    alone.run("analyze krai_core.documents, krai_core.stage_runs")
+    asked = {str(document): None} if question == "get_document_events" else document
+    alone.call(question, asked)
+    alone.run("insert into krai_core.documents (filename) select 'x.pdf' from generate_series(1, 2000)")
+    read = "select sum(idx_tup_read)::int from pg_stat_user_indexes where relname = 'stage_runs'"
+    alone.run("select pg_stat_force_next_flush()")
+    before = alone.value(read)
+    alone.call(question, asked)
+    alone.run("select pg_stat_force_next_flush()")
+    assert alone.value(read) - before < 100
