@@ -3911,7 +3911,7 @@ begin
     perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
     v_may_be_ready := array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed;
     perform krai_private.derive_ready_runs(v_all.touched, v_may_be_ready, true) where v_may_be_ready <> '{}';
-    -- Documents that are still processing were so before: looking at each again takes a hundredth of the whole time.
+    -- A document that is still processing was so before: its column need not be looked at.
     perform krai_private.follow_legacy_columns(v_all.ended, p_unchanged => v_all.processing);
     o_done := v_all.done;
     o_retries := v_all.retries;
@@ -3981,7 +3981,7 @@ declare
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
         begin
-            -- Read once: looking at each outcome first takes as long again.
+            -- Whether all can be read is seen in one pass; which one cannot is looked for only then.
             select coalesce(array_agg(a.document_id), '{}'),
                 coalesce(bool_and(num_nulls(a.document_id, a.stage_name, a.claim_id) = 0
                     and coalesce(a.outcome, '') in ('completed', 'failed', 'skipped', 'progress')), true)
@@ -4519,6 +4519,7 @@ begin
         select jsonb_object_agg(r.id, jsonb_build_object('worker', r.worker, 'actor', r.actor)) into v_hidden
         from krai_core.stage_runs r where r.document_id = p_document_id;
     end if;
+    -- `id + 0`: see 10_history.
     return jsonb_build_object('document_id', p_document_id, 'filename', v_filename, 'runs', coalesce((
         select jsonb_agg(jsonb_build_object('stage_name', r.stage_name, 'status', r.status, 'attempt', r.attempt,
             'ready_at', krai_private.iso_time(r.available_at),
@@ -6234,6 +6235,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
+    -- `id + 0`: see 10_history.
     return (
         select concat(coalesce(max(r.id), 0),
             string_agg(case r.status when 'ready' then '.r' || r.id when 'running' then '.s' || r.id end, ''

@@ -175,7 +175,7 @@ begin
     perform krai_private.count_outcomes(v_all.stages, v_all.outcomes, v_all.us) where v_all.stages is not null;
     v_may_be_ready := array(select s.name from krai_core.stages s where s.waits_for && v_all.finished) || v_all.failed;
     perform krai_private.derive_ready_runs(v_all.touched, v_may_be_ready, true) where v_may_be_ready <> '{}';
-    -- Documents that are still processing were so before: looking at each again takes a hundredth of the whole time.
+    -- A document that is still processing was so before: its column need not be looked at.
     perform krai_private.follow_legacy_columns(v_all.ended, p_unchanged => v_all.processing);
     o_done := v_all.done;
     o_retries := v_all.retries;
@@ -245,7 +245,7 @@ declare
 begin
     if jsonb_typeof(p_outcomes) = 'array' then
         begin
-            -- Read once: looking at each outcome first takes as long again.
+            -- Whether all can be read is seen in one pass; which one cannot is looked for only then.
             select coalesce(array_agg(a.document_id), '{}'),
                 coalesce(bool_and(num_nulls(a.document_id, a.stage_name, a.claim_id) = 0
                     and coalesce(a.outcome, '') in ('completed', 'failed', 'skipped', 'progress')), true)

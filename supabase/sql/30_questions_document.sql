@@ -189,6 +189,7 @@ begin
         select jsonb_object_agg(r.id, jsonb_build_object('worker', r.worker, 'actor', r.actor)) into v_hidden
         from krai_core.stage_runs r where r.document_id = p_document_id;
     end if;
+    -- `id + 0`: see 10_history.
     return jsonb_build_object('document_id', p_document_id, 'filename', v_filename, 'runs', coalesce((
         select jsonb_agg(jsonb_build_object('stage_name', r.stage_name, 'status', r.status, 'attempt', r.attempt,
             'ready_at', krai_private.iso_time(r.available_at),

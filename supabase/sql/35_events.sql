@@ -24,6 +24,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
+    -- `id + 0`: see 10_history.
     return (
         select concat(coalesce(max(r.id), 0),
             string_agg(case r.status when 'ready' then '.r' || r.id when 'running' then '.s' || r.id end, ''
