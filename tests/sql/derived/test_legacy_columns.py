@@ -167,6 +167,18 @@ def test_processing_stage_follows_the_current_stage(over: Old) -> None:
     assert _legacy(old, document) == "completed"
 
 
+def test_processing_stage_follows_claims_and_reports_in_batches(over: Old) -> None:
+    """A report that leaves the document processing moves the column on to the next stage."""
+    old = over(", processing_status text, processing_stage text")
+    document = old.document()
+    for place, stage in enumerate(STAGES):
+        (run,) = old.call("claim_stages", stage, "w")
+        assert old.call("finish_stages", [run | {"outcome": "completed", "metadata": {}}]) == [{"ok": True}]
+        following = [*STAGES, "completed"][place + 1]
+        assert old.value("select processing_stage from krai_core.documents where id = %s", document) == following
+    assert _legacy(old, document) == "completed"
+
+
 def test_a_table_without_legacy_columns_needs_none(over: Old) -> None:
     """With id and filename alone everything works."""
     old = over("")
